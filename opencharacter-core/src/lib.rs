@@ -1,0 +1,29 @@
+//! The nouns of opencharacter and the one door to a language model.
+//!
+//! Everything above this crate speaks of [`Character`]s, [`Instruction`]s and [`Dialogue`]s, and reaches a
+//! language model only through [`Generate`]. Nothing here reads a file or opens a connection.
+//!
+//! Randomness is counter-based ([`KeyedRandom`]): a draw depends on the recipe's seed and on the id of the item
+//! that it is for, never on the order in which items are worked on. That is what lets a killed run resume, and a
+//! concurrent one reorder, without changing a single row.
+
+mod character;
+mod dialogue;
+mod generate;
+mod id;
+mod message;
+mod prompt;
+mod random;
+mod split;
+
+pub use character::{Character, Persona, Profile, ProfileField};
+pub use dialogue::{Dialogue, Instruction, Provenance, Strategy, Turn};
+pub use generate::{
+    BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, Sampling, Score, ScoreRequest,
+    TextSink,
+};
+pub use id::{content_hash, short_id};
+pub use message::{Message, Role};
+pub use prompt::{PromptError, PromptTemplate, SystemPrompt};
+pub use random::KeyedRandom;
+pub use split::{HeldOut, hold_out};

@@ -1,1 +1,58 @@
-//! Placeholder.
+//! Does a tuned model play characters that it has never seen better than its base?
+//!
+//! [`evaluate`] asks both models the same questions as the same held-out characters and returns [`Scores`];
+//! [`render_report`] turns scores, loss curve, characters and cost into one self-contained HTML page.
+//!
+//! ```no_run
+//! # async fn example(base: &dyn opencharacter_core::Generate, tuned: &dyn opencharacter_core::Generate)
+//! # -> Result<(), opencharacter_eval::EvalError> {
+//! use opencharacter_eval::{EvalOptions, HeldOutSet, evaluate};
+//!
+//! let set = HeldOutSet { characters: vec![], instructions: vec![], references: vec![] };
+//! let scores = evaluate(base, tuned, &set, &EvalOptions::default(), &|stage, done, total| {
+//!     eprintln!("{stage}: {done} of {total}");
+//! })
+//! .await?;
+//! println!("{}", serde_json::to_string_pretty(&scores).unwrap());
+//! # Ok(()) }
+//! ```
+//!
+//! No measure here needs a judge. A judge's verdict on a 1 to 5 scale saturates (the paper's Table: every system
+//! above 4), costs a strong model, and cannot be repeated once that model is gone; likelihoods and rules can. What
+//! each measure cannot show is said in its [`MeasureKind`] and printed in the report beside its value.
+//!
+//! The unit of every interval is the character ([`statistics`]): fifty answers by one character are not fifty
+//! independent observations. A call that failed is missing, counted and listed, and never a zero.
+//!
+//! This crate keeps no state: a caller who wants to resume passes models that consult a ledger.
+
+mod answers;
+mod break_character;
+mod calls;
+mod diversity;
+mod error;
+mod evaluate;
+mod held_out;
+mod identification;
+mod likelihood;
+mod measure;
+mod names;
+mod report;
+mod scores;
+pub mod statistics;
+mod words;
+
+pub use answers::sample_answers;
+pub use break_character::{ARTIFICIAL_MENTION, ASSISTANT_VOICE, broken_character_phrases};
+pub use calls::{CallOutcome, Progress};
+pub use diversity::{DistinctShare, distinct_shares};
+pub use error::EvalError;
+pub use evaluate::evaluate;
+pub use held_out::{EvalOptions, HeldOutSet, Item, Prompts};
+pub use identification::identify_authors;
+pub use likelihood::score_references;
+pub use measure::{MeasureKind, Unit};
+pub use names::NameMask;
+pub use report::{LossPoint, ProvenanceEntry, RejectionCount, ReportCharacter, ReportInput, StageCost, render_report};
+pub use scores::{AnswerRow, Candidate, Identification, Measure, Missing, ModelAnswer, ReferenceRow, Scores};
+pub use words::{word_count, words};

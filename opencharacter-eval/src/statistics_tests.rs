@@ -1,0 +1,139 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn pair(cluster: usize, base: f64, tuned: f64) -> Pair {
+    Pair { cluster: format!("c{cluster:03}"), base: Some(Ratio::value(base)), tuned: Some(Ratio::value(tuned)) }
+}
+
+fn base_estimate(pairs: &[Pair], resampling: &Resampling) -> Option<Estimate> {
+    estimate(pairs.iter().filter_map(|pair| Some((pair.cluster.as_str(), pair.base?))), resampling)
+}
+
+#[test]
+fn two_clusters_have_a_known_interval() {
+    // Resamples of two clusters give 0, 0.5 and 1 with chances 1/4, 1/2, 1/4.
+    let found = base_estimate(&[pair(0, 0.0, 0.0), pair(1, 1.0, 1.0)], &Resampling::default()).unwrap();
+    assert_eq!(found, Estimate { mean: 0.5, low: Some(0.0), high: Some(1.0), n_items: 2, n_characters: 2 });
+}
+
+#[test]
+fn one_character_has_no_interval_and_none_has_no_value() {
+    let pairs = [pair(0, 1.0, 2.0), pair(0, 3.0, 5.0)];
+    let found = difference(&pairs, &Resampling::default()).unwrap();
+    assert_eq!((found.mean, found.low, found.high, found.p), (1.5, None, None, None));
+    assert!(!found.excludes_zero());
+    assert_eq!(difference(&[], &Resampling::default()), None);
+    assert_eq!(estimate([("a", Ratio { sum: 1.0, weight: 0.0 })], &Resampling::default()), None);
+}
+
+#[test]
+fn weights_count() {
+    let items = [("a", Ratio { sum: 10.0, weight: 4.0 }), ("b", Ratio { sum: 2.0, weight: 2.0 })];
+    assert!((estimate(items, &Resampling::default()).unwrap().mean - 2.0).abs() < 1e-12);
+}
+
+#[test]
+fn items_that_one_model_lacks_are_left_out_of_the_difference() {
+    let mut pairs = vec![pair(0, 1.0, 2.0), pair(1, 1.0, 2.0), pair(2, 100.0, 0.0)];
+    pairs[2].tuned = None;
+    let found = difference(&pairs, &Resampling::default()).unwrap();
+    assert_eq!((found.mean, found.n_items, found.n_characters), (1.0, 2, 2));
+}
+
+#[test]
+fn exact_p_values_are_known() {
+    // All ten differences have one sign: only the two extreme arrangements are as large.
+    let pairs: Vec<Pair> = (0..10).map(|cluster| pair(cluster, 0.0, 1.0 + cluster as f64)).collect();
+    let p = difference(&pairs, &Resampling::default()).unwrap().p.unwrap();
+    assert!((p - 2.0 / 1024.0).abs() < 1e-12, "{p}");
+    // More characters: by drawing, never 0.
+    let pairs: Vec<Pair> = (0..40).map(|cluster| pair(cluster, 0.0, 1.0)).collect();
+    let p = difference(&pairs, &Resampling::default()).unwrap().p.unwrap();
+    assert!((p - 1.0 / 5001.0).abs() < 1e-12, "{p}");
+}
+
+/// Scores with a large part shared within a cluster, as answers by one character have.
+fn clustered(random: &mut KeyedRandom, clusters: usize, items: usize) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    for cluster in 0..clusters {
+        let shared = random.normal();
+        pairs.extend((0..items).map(|_| pair(cluster, shared + 0.5 * random.normal(), shared + 0.5 * random.normal())));
+    }
+    pairs
+}
+
+/// How often the interval of 500 simulated data sets holds the true mean, with clusters as they are or ignored.
+fn coverage(ignore_clusters: bool) -> f64 {
+    let resampling = Resampling { resamples: 400, ..Resampling::default() };
+    let mut random = KeyedRandom::new(1, &["coverage"]);
+    let trials = 500;
+    let covered = (0..trials)
+        .filter(|_| {
+            let mut pairs = clustered(&mut random, 30, 5);
+            for (index, pair) in pairs.iter_mut().enumerate().filter(|_| ignore_clusters) {
+                pair.cluster = index.to_string();
+            }
+            let found = base_estimate(&pairs, &resampling).unwrap();
+            found.low.unwrap() <= 0.0 && found.high.unwrap() >= 0.0
+        })
+        .count();
+    covered as f64 / f64::from(trials)
+}
+
+#[test]
+fn intervals_cover_at_about_the_stated_rate() {
+    // A percentile interval over 30 clusters covers 93 to 95%; resampling single items covers about 66% here.
+    let (clustered, ignored) = (coverage(false), coverage(true));
+    assert!((0.90..=0.98).contains(&clustered), "{clustered}");
+    assert!(ignored < 0.8, "{ignored}");
+}
+
+#[test]
+fn p_values_are_uniform_under_no_difference() {
+    let resampling = Resampling { resamples: 2, permutations: 200, ..Resampling::default() };
+    let mut random = KeyedRandom::new(2, &["uniform"]);
+    let trials = 400;
+    let small = (0..trials)
+        .filter(|_| difference(&clustered(&mut random, 20, 3), &resampling).unwrap().p.unwrap() <= 0.1)
+        .count();
+    let rate = small as f64 / f64::from(trials);
+    assert!((0.05..=0.15).contains(&rate), "{rate}");
+}
+
+fn any_pairs() -> impl Strategy<Value = Vec<Pair>> {
+    proptest::collection::vec((0_usize..6, -1.0e3..1.0e3, -1.0e3..1.0e3), 1..30)
+        .prop_map(|rows| rows.into_iter().map(|(cluster, base, tuned)| pair(cluster, base, tuned)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn intervals_hold_the_mean(pairs in any_pairs()) {
+        let found = base_estimate(&pairs, &Resampling { resamples: 500, ..Resampling::default() }).unwrap();
+        if let (Some(low), Some(high)) = (found.low, found.high) {
+            prop_assert!(low <= high);
+            prop_assert!(low <= found.mean + 1e-9 && found.mean <= high + 1e-9, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn identical_data_differ_by_exactly_nothing(pairs in any_pairs()) {
+        let same: Vec<Pair> = pairs.into_iter().map(|pair| Pair { tuned: pair.base, ..pair }).collect();
+        let found = difference(&same, &Resampling { resamples: 50, permutations: 50, ..Resampling::default() }).unwrap();
+        prop_assert!(found.mean.abs() <= 0.0);
+        if found.n_characters > 1 {
+            prop_assert_eq!((found.low, found.high, found.p), (Some(0.0), Some(0.0), Some(1.0)));
+        }
+    }
+
+    #[test]
+    fn order_of_items_changes_nothing(pairs in any_pairs(), seed: u64) {
+        let order = KeyedRandom::new(seed, &["order"]).sample(pairs.len(), pairs.len());
+        let shuffled: Vec<Pair> = order.into_iter().map(|index| pairs[index].clone()).collect();
+        let resampling = Resampling { resamples: 50, permutations: 50, ..Resampling::default() };
+        prop_assert_eq!(difference(&pairs, &resampling), difference(&shuffled, &resampling));
+        prop_assert_eq!(base_estimate(&pairs, &resampling), base_estimate(&shuffled, &resampling));
+    }
+}

@@ -1,0 +1,185 @@
+//! GGUF in: configuration, weights and the raw tokenizer metadata.
+//!
+//! Parsing and dequantisation are candle's. What is ours is the way back to the layout that the rest of the crate
+//! uses: llama.cpp's converter reorders the rows of the query and key projections so that a rotary pair lies side by
+//! side; here, as in Hugging Face models, a pair is half a head apart.
+
+use std::{
+    fs::File,
+    io::BufReader,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, quantized::gguf_file};
+
+use crate::{DecoderConfig, LinearName, NnError, weights::WeightSource};
+
+/// An opened GGUF file.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    content: gguf_file::Content,
+    reader: BufReader<File>,
+}
+
+impl GgufFile {
+    /// Reads the header; weights are read when asked for.
+    pub fn open(path: &Path) -> Result<Self, NnError> {
+        let file = File::open(path).map_err(|reason| NnError::Io { action: "read", path: path.into(), reason })?;
+        let mut reader = BufReader::new(file);
+        let content = gguf_file::Content::read(&mut reader).map_err(|error| NnError::Malformed {
+            path: path.into(),
+            reason: format!("its GGUF header cannot be read ({}); fetch the file again", first_line(&error)),
+        })?;
+        Ok(Self { path: path.into(), content, reader })
+    }
+
+    /// The file's place, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The metadata value of `key`.
+    pub fn metadata(&self, key: &str) -> Option<&gguf_file::Value> {
+        self.content.metadata.get(key)
+    }
+
+    /// The metadata string of `key`.
+    pub fn string(&self, key: &str) -> Option<&str> {
+        self.metadata(key).and_then(|value| value.to_string().ok()).map(String::as_str)
+    }
+
+    /// The metadata integer of `key`, of whatever width.
+    pub fn integer(&self, key: &str) -> Option<usize> {
+        self.metadata(key).and_then(|value| value.to_u64().ok()).and_then(|value| usize::try_from(value).ok())
+    }
+
+    /// The metadata array of strings of `key`.
+    pub fn strings(&self, key: &str) -> Option<Vec<String>> {
+        let values = self.metadata(key)?.to_vec().ok()?;
+        values.iter().map(|value| value.to_string().ok().cloned()).collect()
+    }
+
+    /// The metadata array of integers of `key`.
+    pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
+        let values = self.metadata(key)?.to_vec().ok()?;
+        values.iter().map(|value| value.to_i64().or_else(|_| value.to_i32().map(i64::from)).ok()).collect()
+    }
+
+    /// The decoder's shape.
+    pub fn config(&self) -> Result<DecoderConfig, NnError> {
+        let architecture = self.string("general.architecture").unwrap_or("(none)").to_owned();
+        if architecture != "llama" {
+            return Err(NnError::UnknownArchitecture {
+                path: self.path.clone(),
+                architecture,
+                known: "llama (SmolLM2 included)",
+            });
+        }
+        if self.metadata("llama.rope.scaling.type").is_some() || self.content.tensor_infos.contains_key("rope_freqs.weight")
+        {
+            return Err(self.malformed("it uses RoPE scaling, which is not implemented yet".into()));
+        }
+        let integer = |key: &str| {
+            let key = format!("llama.{key}");
+            self.integer(&key).ok_or_else(|| self.malformed(format!("metadata `{key}` is missing or no number")))
+        };
+        let float = |key: &str| self.metadata(&format!("llama.{key}")).and_then(|value| value.to_f32().ok());
+        let hidden_size = integer("embedding_length")?;
+        let num_attention_heads = integer("attention.head_count")?;
+        let embedding = self.content.tensor_infos.get("token_embd.weight");
+        let vocab_size = embedding
+            .and_then(|info| info.shape.dims().first().copied())
+            .ok_or_else(|| self.malformed("tensor `token_embd.weight` is missing".into()))?;
+        let config = DecoderConfig {
+            vocab_size,
+            hidden_size,
+            intermediate_size: integer("feed_forward_length")?,
+            num_hidden_layers: integer("block_count")?,
+            num_attention_heads,
+            num_key_value_heads: integer("attention.head_count_kv").unwrap_or(num_attention_heads),
+            head_dim: integer("attention.key_length").unwrap_or(hidden_size / num_attention_heads.max(1)),
+            rope_theta: float("rope.freq_base").unwrap_or(10_000.0),
+            rms_norm_eps: float("attention.layer_norm_rms_epsilon")
+                .ok_or_else(|| self.malformed("metadata `llama.attention.layer_norm_rms_epsilon` is missing".into()))?,
+            max_position_embeddings: integer("context_length")?,
+            tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
+        };
+        config.validate().map_err(|reason| self.malformed(reason))?;
+        Ok(config)
+    }
+
+    fn malformed(&self, reason: String) -> NnError {
+        NnError::Malformed { path: self.path.clone(), reason }
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, NnError> {
+        let found = self.content.tensor_infos.get(name).map(|info| info.shape.dims().to_vec());
+        match found {
+            None => return Err(self.malformed(format!("tensor `{name}` is missing"))),
+            Some(dims) if dims != shape => {
+                return Err(self.malformed(format!("tensor `{name}` has shape {dims:?}, expected {shape:?}")));
+            }
+            Some(_) => {}
+        }
+        let read = |file: &mut Self| -> candle_core::Result<Vec<f32>> {
+            let quantised = file.content.tensor(&mut file.reader, name, &Device::Cpu)?;
+            quantised.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
+        };
+        read(self).map_err(|error| {
+            let reason = first_line(&error);
+            self.malformed(format!("tensor `{name}` cannot be read ({reason}); the file is cut short or damaged"))
+        })
+    }
+}
+
+impl WeightSource for GgufFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn embedding(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        self.tensor("token_embd.weight", &[config.vocab_size, config.hidden_size])
+    }
+
+    fn head(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        self.tensor("output.weight", &[config.vocab_size, config.hidden_size])
+    }
+
+    fn final_norm(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        self.tensor("output_norm.weight", &[config.hidden_size])
+    }
+
+    fn input_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        self.tensor(&format!("blk.{layer}.attn_norm.weight"), &[config.hidden_size])
+    }
+
+    fn post_attention_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        self.tensor(&format!("blk.{layer}.ffn_norm.weight"), &[config.hidden_size])
+    }
+
+    fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+        let (outputs, inputs) = name.shape(config);
+        let weight = self.tensor(&format!("blk.{layer}.{}.weight", name.gguf()), &[outputs, inputs])?;
+        Ok(match name {
+            LinearName::QProj | LinearName::KProj => separate_rotary_pairs(&weight, inputs, config.head_dim),
+            _ => weight,
+        })
+    }
+}
+
+/// Rows `2i` and `2i + 1` of each head become rows `i` and `head_dim / 2 + i`.
+fn separate_rotary_pairs(weight: &[f32], inputs: usize, head_dim: usize) -> Vec<f32> {
+    let mut out = vec![0.0; weight.len()];
+    for (row, values) in weight.chunks_exact(inputs).enumerate() {
+        let (head, within) = (row / head_dim, row % head_dim);
+        let target = head * head_dim + within / 2 + (within % 2) * (head_dim / 2);
+        out[target * inputs..(target + 1) * inputs].copy_from_slice(values);
+    }
+    out
+}
+
+/// candle's errors carry backtraces; their first line is what a user can use.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,161 @@
+//! Element-wise arithmetic that the compiler turns into vector code.
+//!
+//! Each routine is written once as plain loops over `f32::mul_add`, and compiled twice: for the machine that every
+//! build must run on, and for AVX2 with FMA, chosen when it runs. A fused multiply-add rounds once wherever it is
+//! computed, so both versions give the same bits.
+
+/// Defines `$name` with a copy of its body compiled for AVX2 and FMA, picked at run time.
+macro_rules! vectorised {
+    ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$meta])*
+        $visibility fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn portable($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    portable($($argument),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the processor has just been found to have both features.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            portable($($argument),*)
+        }
+    };
+}
+pub(crate) use vectorised;
+
+/// `e^x` to about 2 units in the last place; 0 below -87.
+///
+/// Range reduction by powers of two and a polynomial of degree 6 (Cephes `expf`), without branches or tables so that
+/// loops over it vectorise.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-87.0, 88.0);
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    let shifted = clamped.mul_add(LOG2_E, 12_582_912.0);
+    let power = shifted - 12_582_912.0;
+    let reduced = power.mul_add(-LN_2_HIGH, clamped);
+    let reduced = power.mul_add(-LN_2_LOW, reduced);
+    let mut polynomial = 1.987_569_1e-4_f32;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        polynomial = polynomial.mul_add(reduced, coefficient);
+    }
+    let value = polynomial.mul_add(reduced * reduced, reduced + 1.0);
+    let scale = f32::from_bits((((power as i32) + 127) << 23) as u32);
+    if x < -87.0 { 0.0 } else { value * scale }
+}
+
+/// The largest element; negative infinity for an empty slice.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let mut chunks = values.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    lanes.iter().copied().fold(tail, f32::max)
+}
+
+/// The sum, in a fixed order that does not depend on anything but the length.
+#[inline(always)]
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let mut chunks = values.chunks_exact(16);
+    for chunk in &mut chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
+        }
+    }
+    let tail: f32 = chunks.remainder().iter().sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// The inner product, in a fixed order.
+#[inline(always)]
+pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let mut left_chunks = left.chunks_exact(16);
+    let mut right_chunks = right.chunks_exact(16);
+    for (a, b) in (&mut left_chunks).zip(&mut right_chunks) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(b, *lane);
+        }
+    }
+    let mut total: f32 = lanes.iter().sum();
+    for (&a, &b) in left_chunks.remainder().iter().zip(right_chunks.remainder()) {
+        total = a.mul_add(b, total);
+    }
+    total
+}
+
+vectorised! {
+    /// Replaces scores by `e^(scale * score - maximum)` and returns the scaled maximum and the sum.
+    pub(crate) fn exponentiate(scores: &mut [f32], scale: f32) -> (f32, f32) {
+        let maximum = max(scores) * scale;
+        for score in scores.iter_mut() {
+            *score = exp(score.mul_add(scale, -maximum));
+        }
+        (maximum, sum(scores))
+    }
+}
+
+vectorised! {
+    /// Multiplies every element by `factor`.
+    pub(crate) fn scale(values: &mut [f32], factor: f32) {
+        for value in values.iter_mut() {
+            *value *= factor;
+        }
+    }
+}
+
+vectorised! {
+    /// The largest element and the logarithm of the sum of exponentials of all of them.
+    pub(crate) fn log_sum_exp(values: &[f32]) -> f32 {
+        let maximum = max(values);
+        let mut lanes = [0.0_f32; 16];
+        let mut chunks = values.chunks_exact(16);
+        for chunk in &mut chunks {
+            for (lane, &value) in lanes.iter_mut().zip(chunk) {
+                *lane += exp(value - maximum);
+            }
+        }
+        let tail: f32 = chunks.remainder().iter().map(|&value| exp(value - maximum)).sum();
+        maximum + (lanes.iter().sum::<f32>() + tail).ln()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_to_the_standard_library() {
+        let mut x = -86.0_f32;
+        while x < 87.0 {
+            let expected = f64::from(x).exp();
+            let relative = (f64::from(exp(x)) - expected).abs() / expected;
+            assert!(relative < 3e-7, "exp({x}): relative error {relative}");
+            x += 0.013;
+        }
+        assert_eq!(exp(-200.0), 0.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn log_sum_exp_of_equal_values() {
+        let values = vec![3.0_f32; 100];
+        assert!((log_sum_exp(&values) - (3.0 + 100.0_f32.ln())).abs() < 1e-5);
+    }
+}

@@ -1,0 +1,150 @@
+//! A model and its ledger, used as one.
+
+use std::time::Instant;
+
+use opencharacter_core::{Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest};
+
+use crate::{CallKey, FailureClass, Ledger, Outcome, Record, SynthError};
+
+/// A model that is only reached through a ledger. Synthesis and judging call it; it is cheap to copy.
+#[derive(Clone, Copy)]
+pub struct LedgeredModel<'a> {
+    /// The model.
+    pub model: &'a dyn Generate,
+    /// Where its answers are kept.
+    pub ledger: &'a Ledger,
+}
+
+/// Why a call gave nothing to use.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The answer did not pass its check; it is recorded with the reason.
+    #[error("rejected: {reason}")]
+    Rejected {
+        /// The check's reason.
+        reason: String,
+        /// The answer's key in the ledger.
+        key: CallKey,
+    },
+    /// There is no answer; the failure is recorded and never taken for a result.
+    #[error(transparent)]
+    Failed(#[from] GenerateError),
+    /// The ledger cannot record or be read. Stop: an unrecorded answer would be paid for again.
+    #[error(transparent)]
+    Ledger(#[from] SynthError),
+}
+
+/// Which call, for which item, in which stage.
+#[derive(Clone, Copy)]
+struct Errand<'a> {
+    stage: &'a str,
+    item: &'a str,
+    key: CallKey,
+}
+
+impl LedgeredModel<'_> {
+    /// An answer that passes `check`, and its key: from the ledger if it is there, else from the model.
+    ///
+    /// `check` turns a completion into what the caller wants, or says why not. It is applied to recorded answers too,
+    /// accepted or rejected before: a changed rule takes effect without a call. Two calls with the same key at the
+    /// same time cost one. Dropping the future loses only a call that is still under way.
+    ///
+    /// # Errors
+    /// See [`CallError`]. A key whose last record is a failure is called again.
+    pub async fn complete<T>(
+        &self,
+        stage: &str,
+        item: &str,
+        request: GenerateRequest,
+        check: impl FnOnce(&Completion) -> Result<T, String>,
+    ) -> Result<(T, CallKey), CallError> {
+        let key = CallKey::of_generate(self.model.fingerprint(), &request);
+        let errand = Errand { stage, item, key };
+        let _flight = self.ledger.fly(key).await;
+        if let Some(Record { outcome: outcome @ (Outcome::Accepted { .. } | Outcome::Rejected { .. }), .. }) =
+            self.ledger.lookup(&key)?
+        {
+            self.ledger.count_reused(stage);
+            return self.judge_again(errand, &outcome, check);
+        }
+        let started = Instant::now();
+        let answer = self.model.generate(request).await;
+        let seconds = started.elapsed().as_secs_f64();
+        let completion = answer.or_else(|error| self.failed(errand, seconds, error))?;
+        let (prompt_tokens, completion_tokens) = (completion.prompt_tokens, completion.completion_tokens);
+        let judged = check(&completion);
+        let outcome = outcome_of(completion, judged.as_ref().err());
+        self.ledger.append(&errand.record(outcome, seconds, prompt_tokens, completion_tokens))?;
+        judged.map(|value| (value, key)).map_err(|reason| CallError::Rejected { reason, key })
+    }
+
+    /// The likelihood of a conversation's assistant messages, and its key: from the ledger or from the model.
+    ///
+    /// # Errors
+    /// See [`CallError`]; never `Rejected`.
+    pub async fn score(&self, stage: &str, item: &str, request: ScoreRequest) -> Result<(Score, CallKey), CallError> {
+        let key = CallKey::of_score(self.model.fingerprint(), &request);
+        let errand = Errand { stage, item, key };
+        let _flight = self.ledger.fly(key).await;
+        if let Some(Record { outcome: Outcome::Scored { score }, .. }) = self.ledger.lookup(&key)? {
+            self.ledger.count_reused(stage);
+            return Ok((score, key));
+        }
+        let started = Instant::now();
+        let answer = self.model.score(request).await;
+        let seconds = started.elapsed().as_secs_f64();
+        let score = answer.or_else(|error| self.failed(errand, seconds, error))?;
+        self.ledger.append(&errand.record(Outcome::Scored { score }, seconds, score.prompt_tokens, 0))?;
+        Ok((score, key))
+    }
+
+    /// Applies `check` to a recorded answer, and records the new verdict if it differs.
+    fn judge_again<T>(
+        &self,
+        errand: Errand<'_>,
+        recorded: &Outcome,
+        check: impl FnOnce(&Completion) -> Result<T, String>,
+    ) -> Result<(T, CallKey), CallError> {
+        let (Outcome::Accepted { completion } | Outcome::Rejected { completion, .. }) = recorded else {
+            return Err(CallError::Rejected { reason: "not an answer".into(), key: errand.key });
+        };
+        let judged = check(completion);
+        let outcome = outcome_of(completion.clone(), judged.as_ref().err());
+        if outcome != *recorded {
+            self.ledger.append(&Record { rejudged: true, ..errand.record(outcome, 0.0, 0, 0) })?;
+        }
+        judged.map(|value| (value, errand.key)).map_err(|reason| CallError::Rejected { reason, key: errand.key })
+    }
+
+    fn failed<T>(&self, errand: Errand<'_>, seconds: f64, error: GenerateError) -> Result<T, CallError> {
+        let class = match error {
+            GenerateError::Refused { .. } => FailureClass::Task,
+            GenerateError::Unavailable { .. } | GenerateError::Unsupported { .. } => FailureClass::Provider,
+        };
+        let outcome = Outcome::Failed { class, reason: error.to_string() };
+        self.ledger.append(&errand.record(outcome, seconds, 0, 0))?;
+        Err(error.into())
+    }
+}
+
+impl Errand<'_> {
+    fn record(self, outcome: Outcome, seconds: f64, prompt_tokens: usize, completion_tokens: usize) -> Record {
+        Record {
+            key: self.key,
+            item: self.item.to_owned(),
+            stage: self.stage.to_owned(),
+            outcome,
+            seconds,
+            prompt_tokens,
+            completion_tokens,
+            rejudged: false,
+        }
+    }
+}
+
+fn outcome_of(completion: Completion, rejection: Option<&String>) -> Outcome {
+    match rejection {
+        None => Outcome::Accepted { completion },
+        Some(reason) => Outcome::Rejected { completion, reason: reason.clone() },
+    }
+}

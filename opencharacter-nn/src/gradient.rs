@@ -35,8 +35,21 @@ pub fn token_losses(decoder: &Decoder, batch: &PackedBatch, adapter: Adapter<'_>
     }
     let positions = Arc::new(batch.positions());
     let hidden = decoder.forward(&batch.tokens, &positions, adapter, &mut attend(decoder, batch))?;
-    let hidden = select_rows(&hidden, &rows)?;
-    Ok(head_cross_entropy(&hidden.detach(), decoder.head(), &targets)?.per_row)
+    Ok(head_log_probs(decoder, &hidden, &rows, &targets)?.into_iter().map(|log_prob| -log_prob).collect())
+}
+
+/// Log-probabilities of `targets` given rows of normed hidden states, without gradients; one per row.
+pub fn head_log_probs(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    rows: &[u32],
+    targets: &[u32],
+) -> Result<Vec<f32>, NnError> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let losses = head_cross_entropy(&select_rows(hidden, rows)?.detach(), decoder.head(), targets)?.per_row;
+    Ok(losses.into_iter().map(|loss| -loss).collect())
 }
 
 /// Loss and gradients of `batch` with respect to `adapter`'s factors.

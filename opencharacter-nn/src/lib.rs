@@ -49,7 +49,7 @@ pub use config::{DecoderConfig, LinearName};
 pub use decoder::{Attend, Decoder, PackedAttend};
 pub use error::NnError;
 pub use gguf::GgufFile;
-pub use gradient::{LossAndGradients, loss_and_gradients, token_losses};
+pub use gradient::{LossAndGradients, head_log_probs, loss_and_gradients, token_losses};
 pub use linear::FrozenLinear;
 pub use model::{Model, file_hash};
 pub use ops::LoraFactors;

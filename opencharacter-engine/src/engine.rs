@@ -1,0 +1,196 @@
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use opencharacter_core::{
+    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Score, ScoreRequest, TextSink, content_hash,
+};
+use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
+use tokio::sync::oneshot;
+
+use crate::{
+    constraint::ConstraintFactory,
+    sampler::Sampler,
+    scheduler::Scheduler,
+    sequence::{Generation, Scoring, Sequence, Work},
+    text::AnswerText,
+};
+
+/// How much the engine takes on at once.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Requests in one batch.
+    pub max_sequences: usize,
+    /// Tokens in one forward pass; prompts longer than what is left wait for the next.
+    pub step_tokens: usize,
+    /// Memory for keys and values, shared beginnings included.
+    pub cache_bytes: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { max_sequences: 48, step_tokens: 288, cache_bytes: 3 << 30 }
+    }
+}
+
+/// The embedded model as a [`Generate`].
+pub struct Engine {
+    model: Arc<Model>,
+    constraints: ConstraintFactory,
+    options: EngineOptions,
+    fingerprint: String,
+    mailbox: mpsc::Sender<Sequence>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts the engine's thread. `adapter` comes with the hash of its files, which becomes part of the fingerprint.
+    pub fn start(
+        model: Arc<Model>,
+        adapter: Option<(PackedAdapter, String)>,
+        options: EngineOptions,
+    ) -> Result<Self, GenerateError> {
+        let (adapter, adapter_hash) = adapter.unzip();
+        let fingerprint = adapter_hash.map_or_else(
+            || model.fingerprint.clone(),
+            |hash| {
+                let combined = content_hash(&[&model.fingerprint, &hash]);
+                combined.iter().map(|byte| format!("{byte:02x}")).collect()
+            },
+        );
+        let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
+        let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;
+        let (mailbox, letters) = mpsc::channel();
+        let mut scheduler = Scheduler::new(Arc::clone(&model), adapter, options.clone());
+        thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || run(&mut scheduler, &letters))
+            .map_err(|error| unavailable(error.to_string()))?;
+        Ok(Self { model, constraints, options, fingerprint, mailbox })
+    }
+
+    /// The model behind it.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    fn refused(error: impl std::fmt::Display) -> GenerateError {
+        GenerateError::Refused { reason: error.to_string() }
+    }
+
+    fn context_limit(&self, tokens: usize) -> Result<usize, GenerateError> {
+        let context = self.model.decoder.config().max_position_embeddings;
+        if tokens >= context {
+            return Err(Self::refused(format!(
+                "the conversation has {tokens} tokens and the model's context holds {context}; shorten it"
+            )));
+        }
+        Ok(context)
+    }
+
+    fn submit(&self, sequence: Sequence) -> Result<(), GenerateError> {
+        self.mailbox.send(sequence).map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> GenerateError {
+        GenerateError::Unavailable {
+            model: self.fingerprint.clone(),
+            reason: "the engine's thread has ended; this is a bug, please report it".into(),
+        }
+    }
+
+    async fn generate_with(
+        &self,
+        request: GenerateRequest,
+        sink: Option<TextSink>,
+    ) -> Result<Completion, GenerateError> {
+        let tokens =
+            self.model.template.encode_prompt(&request.messages, &self.model.tokenizer).map_err(Self::refused)?;
+        let context = self.context_limit(tokens.len())?;
+        let max_tokens = request.sampling.max_tokens.clamp(1, context - tokens.len());
+        let constraint = match &request.schema {
+            Some(schema) => Some(self.constraints.json(schema).map_err(Self::refused)?),
+            None => None,
+        };
+        let (reply, answer) = oneshot::channel();
+        self.submit(Sequence {
+            reserved_tokens: tokens.len() + max_tokens,
+            cache: SequenceCache::default(),
+            cached_tokens: 0,
+            work: Work::Generate(Box::new(Generation {
+                prompt_tokens: tokens.len(),
+                max_tokens,
+                text: AnswerText::new(&request.sampling.stop),
+                sampler: Sampler::new(request.sampling),
+                constraint,
+                sink,
+                reply,
+            })),
+            tokens,
+        })?;
+        answer.await.map_err(|_| self.gone())?
+    }
+
+    async fn score_conversation(&self, request: ScoreRequest) -> Result<Score, GenerateError> {
+        if !request.messages.iter().any(|message| message.role == Role::Assistant) {
+            return Err(Self::refused("the conversation holds no assistant message to score"));
+        }
+        let conversation =
+            self.model.template.encode_conversation(&request.messages, &self.model.tokenizer).map_err(Self::refused)?;
+        self.context_limit(conversation.tokens.len())?;
+        let (reply, answer) = oneshot::channel();
+        self.submit(Sequence {
+            reserved_tokens: conversation.tokens.len(),
+            cache: SequenceCache::default(),
+            cached_tokens: 0,
+            work: Work::Score(Scoring { scored: conversation.trained, log_prob: 0.0, count: 0, reply }),
+            tokens: conversation.tokens,
+        })?;
+        answer.await.map_err(|_| self.gone())?
+    }
+}
+
+/// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.
+fn run(scheduler: &mut Scheduler, letters: &mpsc::Receiver<Sequence>) {
+    loop {
+        if scheduler.is_idle() {
+            match letters.recv() {
+                Ok(sequence) => scheduler.submit(sequence),
+                Err(mpsc::RecvError) => return,
+            }
+        }
+        while let Ok(sequence) = letters.try_recv() {
+            scheduler.submit(sequence);
+        }
+        scheduler.step();
+    }
+}
+
+impl Generate for Engine {
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    fn concurrency(&self) -> usize {
+        // A little more than one batch, so that a place that falls free is taken at the next step.
+        self.options.max_sequences + 8
+    }
+
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        Box::pin(self.generate_with(request, None))
+    }
+
+    fn stream(&self, request: GenerateRequest, sink: TextSink) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        Box::pin(self.generate_with(request, Some(sink)))
+    }
+
+    fn score(&self, request: ScoreRequest) -> BoxFuture<'_, Result<Score, GenerateError>> {
+        Box::pin(self.score_conversation(request))
+    }
+}

@@ -1,0 +1,289 @@
+use std::{collections::VecDeque, sync::Arc};
+
+use candle_core::Tensor;
+use opencharacter_core::{FinishReason, GenerateError};
+use opencharacter_nn::{
+    Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache, head_log_probs,
+};
+use rayon::prelude::*;
+
+use crate::{
+    EngineOptions,
+    prefix::PrefixCache,
+    sequence::{Generation, Sequence, Work},
+};
+
+/// Decides what runs in each step and runs it. Owned by the engine's thread.
+pub(crate) struct Scheduler {
+    model: Arc<Model>,
+    adapter: Option<PackedAdapter>,
+    options: EngineOptions,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Sequence>,
+    prefixes: PrefixCache,
+    /// How many blocks running sequences and shared beginnings may hold together.
+    block_limit: usize,
+}
+
+/// What happened to a sequence in a step.
+enum Next {
+    Continue,
+    Finish(FinishReason),
+    Fail(String),
+}
+
+impl Scheduler {
+    pub(crate) fn new(model: Arc<Model>, adapter: Option<PackedAdapter>, options: EngineOptions) -> Self {
+        let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config()).max(1);
+        Self {
+            model,
+            adapter,
+            options,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            prefixes: PrefixCache::default(),
+            block_limit,
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Queues a sequence, or refuses one that can never fit.
+    pub(crate) fn submit(&mut self, sequence: Sequence) {
+        let needed = sequence.reserved_tokens.div_ceil(BLOCK_TOKENS);
+        if needed > self.block_limit {
+            let reason = format!(
+                "{} tokens need {needed} cache blocks and the engine has {}; shorten the conversation or ask for fewer tokens",
+                sequence.reserved_tokens, self.block_limit
+            );
+            sequence.fail(GenerateError::Refused { reason });
+            return;
+        }
+        self.waiting.push_back(sequence);
+    }
+
+    /// Admits what fits, runs one forward pass, and answers what is done.
+    pub(crate) fn step(&mut self) {
+        self.waiting.retain(|sequence| !sequence.is_cancelled());
+        self.running.retain(|sequence| !sequence.is_cancelled());
+        self.admit();
+        let plan = self.plan();
+        if plan.is_empty() {
+            return;
+        }
+        match self.forward(&plan) {
+            Ok(outcomes) => self.settle(&plan, outcomes),
+            Err(error) => {
+                for sequence in self.running.drain(..) {
+                    let model = self.model.fingerprint.clone();
+                    sequence.fail(GenerateError::Unavailable { model, reason: error.to_string() });
+                }
+            }
+        }
+    }
+
+    /// Moves waiting sequences into the batch, in order, while there is room.
+    fn admit(&mut self) {
+        let mut deferred = VecDeque::new();
+        while self.running.len() < self.options.max_sequences {
+            let Some(mut sequence) = self.waiting.pop_front() else { break };
+            let reserved: usize = self.running.iter().map(|s| s.reserved_tokens.div_ceil(BLOCK_TOKENS)).sum();
+            let needed = sequence.reserved_tokens.div_ceil(BLOCK_TOKENS);
+            if reserved + needed > self.block_limit {
+                self.waiting.push_front(sequence);
+                break;
+            }
+            let reusable = &sequence.tokens[..sequence.reusable_tokens() / BLOCK_TOKENS * BLOCK_TOKENS];
+            let blocks = self.prefixes.find(reusable);
+            if self.is_being_computed(reusable, blocks.len()) {
+                deferred.push_back(sequence);
+                continue;
+            }
+            sequence.cached_tokens = blocks.len() * BLOCK_TOKENS;
+            sequence.cache = SequenceCache::with_prefix(blocks);
+            self.running.push(sequence);
+            self.prefixes.shrink(self.block_limit.saturating_sub(reserved + needed));
+        }
+        while let Some(sequence) = deferred.pop_back() {
+            self.waiting.push_front(sequence);
+        }
+    }
+
+    /// Whether a running sequence is about to fill the block after the `known` ones at the beginning of `tokens`:
+    /// waiting a step is cheaper than computing it twice.
+    fn is_being_computed(&self, tokens: &[u32], known: usize) -> bool {
+        let end = (known + 1) * BLOCK_TOKENS;
+        end <= tokens.len()
+            && self.running.iter().any(|other| {
+                other.is_prefilling() && other.cache.tokens() < end && other.tokens.get(..end) == Some(&tokens[..end])
+            })
+    }
+
+    /// How many tokens each running sequence brings to the next pass: `(index, count)`.
+    fn plan(&self) -> Vec<(usize, usize)> {
+        let mut plan: Vec<(usize, usize)> = Vec::new();
+        let mut budget = self.options.step_tokens;
+        for (index, _) in self.running.iter().enumerate().filter(|(_, sequence)| !sequence.is_prefilling()) {
+            plan.push((index, 1));
+            budget = budget.saturating_sub(1);
+        }
+        for (index, sequence) in self.running.iter().enumerate().filter(|(_, sequence)| sequence.is_prefilling()) {
+            if budget == 0 {
+                break;
+            }
+            let count = sequence.pending().min(budget);
+            plan.push((index, count));
+            budget -= count;
+        }
+        plan.sort_unstable();
+        plan
+    }
+
+    fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Next>, NnError> {
+        let decoder = &self.model.decoder;
+        let mut tokens = Vec::new();
+        let mut sequences = Vec::new();
+        let mut planned = plan.iter().peekable();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let Some(&&(_, count)) = planned.peek().filter(|(planned, _)| *planned == index) else { continue };
+            planned.next();
+            let start = sequence.cache.tokens();
+            tokens.extend_from_slice(&sequence.tokens[start..start + count]);
+            sequences.push((&mut sequence.cache, count));
+        }
+        let mut attention = CachedAttend::new(decoder.config(), sequences);
+        let positions = Arc::new(attention.positions());
+        let adapter = self.adapter.as_ref().map_or(Adapter::Base, Adapter::Packed);
+        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention)?;
+        attention.commit();
+        self.score(plan, &hidden)?;
+        self.generate(plan, &hidden)
+    }
+
+    /// Adds up log-probabilities of scored tokens whose predecessors were in this pass.
+    fn score(&mut self, plan: &[(usize, usize)], hidden: &Tensor) -> Result<(), NnError> {
+        let mut rows = Vec::new();
+        let mut targets = Vec::new();
+        let mut owners = Vec::new();
+        let mut row = 0;
+        for &(index, count) in plan {
+            let sequence = &self.running[index];
+            if let Work::Score(scoring) = &sequence.work {
+                let start = sequence.cache.tokens() - count;
+                for place in start..start + count {
+                    if scoring.scored.get(place + 1).copied().unwrap_or(false) {
+                        rows.push((row + place - start) as u32);
+                        targets.push(sequence.tokens[place + 1]);
+                        owners.push(index);
+                    }
+                }
+            }
+            row += count;
+        }
+        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets)?;
+        for (owner, log_prob) in owners.into_iter().zip(log_probs) {
+            if let Work::Score(scoring) = &mut self.running[owner].work {
+                scoring.log_prob += f64::from(log_prob);
+                scoring.count += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws a token for every sequence whose last token was in this pass. Logits exist for those rows only.
+    fn generate(&mut self, plan: &[(usize, usize)], hidden: &Tensor) -> Result<Vec<Next>, NnError> {
+        let mut rows = Vec::new();
+        let mut row = 0;
+        let mut drawing = vec![false; plan.len()];
+        for (place, &(index, count)) in plan.iter().enumerate() {
+            row += count;
+            let sequence = &self.running[index];
+            if sequence.pending() == 0 && matches!(sequence.work, Work::Generate(_)) {
+                rows.push(row as u32 - 1);
+                drawing[place] = true;
+            }
+        }
+        let mut logits = Vec::new();
+        if !rows.is_empty() {
+            let selected = hidden.index_select(&Tensor::from_slice(&rows, rows.len(), hidden.device())?, 0)?;
+            logits = self.model.decoder.logits(&selected)?;
+        }
+        let vocabulary = self.model.decoder.config().vocab_size;
+        let mut row_logits = logits.chunks_exact_mut(vocabulary);
+        let mut indices = plan.iter().map(|(index, _)| *index).zip(drawing).peekable();
+        let mut jobs = Vec::new();
+        for (index, sequence) in self.running.iter_mut().enumerate() {
+            let Some((_, draws)) = indices.next_if(|(planned, _)| *planned == index) else { continue };
+            jobs.push((sequence, if draws { row_logits.next() } else { None }));
+        }
+        let model = &self.model;
+        Ok(jobs
+            .into_par_iter()
+            .map(|(sequence, logits)| match logits {
+                Some(logits) => draw(sequence, logits, model),
+                None if sequence.pending() == 0 => Next::Finish(FinishReason::Stop),
+                None => Next::Continue,
+            })
+            .collect())
+    }
+
+    /// Shares what was computed and answers what is done.
+    fn settle(&mut self, plan: &[(usize, usize)], outcomes: Vec<Next>) {
+        for &(index, count) in plan {
+            let sequence = &self.running[index];
+            let held = sequence.cache.tokens();
+            // Only when a block was filled in this pass is there something new to share.
+            if held / BLOCK_TOKENS > (held - count) / BLOCK_TOKENS {
+                self.prefixes.insert(&sequence.tokens[..held], sequence.cache.blocks());
+            }
+        }
+        for (&(index, _), outcome) in plan.iter().zip(outcomes).rev() {
+            match outcome {
+                Next::Continue => {}
+                Next::Finish(reason) => self.running.remove(index).finish(reason),
+                Next::Fail(reason) => self.running.remove(index).fail(GenerateError::Refused { reason }),
+            }
+        }
+        let reserved: usize = self.running.iter().map(|s| s.reserved_tokens.div_ceil(BLOCK_TOKENS)).sum();
+        if reserved + self.prefixes.len() > self.block_limit {
+            self.prefixes.shrink(self.block_limit.saturating_sub(reserved));
+        }
+    }
+}
+
+/// Draws one sequence's next token and decides whether it goes on.
+fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
+    let Work::Generate(generation) = &mut sequence.work else { return Next::Continue };
+    let Generation { prompt_tokens, max_tokens, sampler, constraint, text, sink, .. } = &mut **generation;
+    if let Some(constraint) = constraint
+        && let Err(reason) = constraint.mask(logits)
+    {
+        return Next::Fail(reason);
+    }
+    let Some(token) = sampler.draw(logits, &sequence.tokens[*prompt_tokens..]) else {
+        return Next::Fail("no token satisfies the schema here".into());
+    };
+    sequence.tokens.push(token);
+    if model.tokenizer.end_of_text().contains(&token) || model.tokenizer.is_special(token) {
+        return Next::Finish(FinishReason::Stop);
+    }
+    let stopped = text.push(model.tokenizer.token_bytes(token));
+    if let (Some(sink), Some(piece)) = (sink.as_mut(), text.take(stopped)) {
+        sink(&piece);
+    }
+    match constraint.as_mut().map(|constraint| constraint.accept(token)) {
+        Some(Err(reason)) => return Next::Fail(reason),
+        Some(Ok(true)) => return Next::Finish(FinishReason::Stop),
+        Some(Ok(false)) | None => {}
+    }
+    if stopped {
+        Next::Finish(FinishReason::Stop)
+    } else if sequence.tokens.len() - *prompt_tokens >= *max_tokens {
+        Next::Finish(FinishReason::Length)
+    } else {
+        Next::Continue
+    }
+}

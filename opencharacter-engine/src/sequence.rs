@@ -1,0 +1,111 @@
+use opencharacter_core::{Completion, FinishReason, GenerateError, Score, TextSink};
+use opencharacter_nn::SequenceCache;
+use tokio::sync::oneshot;
+
+use crate::{constraint::Constraint, sampler::Sampler, text::AnswerText};
+
+/// A request in progress.
+pub(crate) struct Sequence {
+    /// Prompt and, while generating, what was drawn; all but the last few are in the cache.
+    pub(crate) tokens: Vec<u32>,
+    /// Keys and values computed so far.
+    pub(crate) cache: SequenceCache,
+    /// Tokens at the beginning that came from shared blocks.
+    pub(crate) cached_tokens: usize,
+    /// Most tokens this sequence can come to hold.
+    pub(crate) reserved_tokens: usize,
+    /// What is wanted of it.
+    pub(crate) work: Work,
+}
+
+/// What a request wants.
+pub(crate) enum Work {
+    /// New text.
+    Generate(Box<Generation>),
+    /// The likelihood of given text.
+    Score(Scoring),
+}
+
+/// The state of an answer.
+pub(crate) struct Generation {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) max_tokens: usize,
+    pub(crate) sampler: Sampler,
+    pub(crate) constraint: Option<Constraint>,
+    pub(crate) text: AnswerText,
+    pub(crate) sink: Option<TextSink>,
+    pub(crate) reply: oneshot::Sender<Result<Completion, GenerateError>>,
+}
+
+/// The state of a score.
+pub(crate) struct Scoring {
+    /// One mark per token.
+    pub(crate) scored: Vec<bool>,
+    pub(crate) log_prob: f64,
+    pub(crate) count: usize,
+    pub(crate) reply: oneshot::Sender<Result<Score, GenerateError>>,
+}
+
+impl Sequence {
+    /// Tokens that still have to pass through the model before the next result.
+    pub(crate) fn pending(&self) -> usize {
+        self.tokens.len() - self.cache.tokens()
+    }
+
+    /// Whether the prompt is still being read.
+    pub(crate) fn is_prefilling(&self) -> bool {
+        self.pending() > 1
+    }
+
+    /// The most tokens that may come from shared blocks: the token before the first result must be computed.
+    pub(crate) fn reusable_tokens(&self) -> usize {
+        let first_result = match &self.work {
+            Work::Generate(_) => self.tokens.len(),
+            Work::Score(scoring) => {
+                scoring.scored.iter().skip(1).position(|scored| *scored).map_or(self.tokens.len(), |place| place + 1)
+            }
+        };
+        first_result.saturating_sub(1)
+    }
+
+    /// Whether nobody waits for the result any more.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        match &self.work {
+            Work::Generate(generation) => generation.reply.is_closed(),
+            Work::Score(scoring) => scoring.reply.is_closed(),
+        }
+    }
+
+    /// Ends the sequence with an error.
+    pub(crate) fn fail(self, error: GenerateError) {
+        // A receiver that is gone has cancelled; there is nobody to tell.
+        match self.work {
+            Work::Generate(generation) => drop(generation.reply.send(Err(error))),
+            Work::Score(scoring) => drop(scoring.reply.send(Err(error))),
+        }
+    }
+
+    /// Ends the sequence with its result.
+    pub(crate) fn finish(self, finish: FinishReason) {
+        match self.work {
+            Work::Generate(mut generation) => {
+                if let (Some(piece), Some(sink)) = (generation.text.take(true), generation.sink.as_mut()) {
+                    sink(&piece);
+                }
+                let completion = Completion {
+                    text: generation.text.finish(),
+                    finish,
+                    prompt_tokens: generation.prompt_tokens,
+                    cached_tokens: self.cached_tokens,
+                    completion_tokens: self.tokens.len() - generation.prompt_tokens,
+                };
+                drop(generation.reply.send(Ok(completion)));
+            }
+            Work::Score(scoring) => {
+                let score =
+                    Score { tokens: scoring.count, log_prob: scoring.log_prob, prompt_tokens: self.tokens.len() };
+                drop(scoring.reply.send(Ok(score)));
+            }
+        }
+    }
+}

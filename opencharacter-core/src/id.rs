@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use sha2::{Digest, Sha256};
 
 /// SHA-256 over the parts, each preceded by its length, so that `["ab", "c"]` and `["a", "bc"]` differ.
@@ -11,18 +13,21 @@ pub fn content_hash<P: AsRef<[u8]>>(parts: &[P]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// The bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 /// An id that follows from content: `prefix-` and 16 hexadecimal digits (64 bits) of [`content_hash`].
 ///
 /// At 306,000 dialogues the chance of any collision is about 3e-9.
 pub fn short_id<P: AsRef<[u8]>>(prefix: &str, parts: &[P]) -> String {
-    let hash = content_hash(parts);
-    let mut id = String::with_capacity(prefix.len() + 17);
-    id.push_str(prefix);
-    id.push('-');
-    for byte in &hash[..8] {
-        id.push_str(&format!("{byte:02x}"));
-    }
-    id
+    format!("{prefix}-{}", hex(&content_hash(parts)[..8]))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub use generate::{
     BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, Sampling, Score, ScoreRequest,
     TextSink,
 };
-pub use id::{content_hash, short_id};
+pub use id::{content_hash, hex, short_id};
 pub use message::{Message, Role};
 pub use prompt::{PromptError, PromptTemplate, SystemPrompt};
 pub use random::KeyedRandom;

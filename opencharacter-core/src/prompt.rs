@@ -1,7 +1,7 @@
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
-use crate::{Character, content_hash};
+use crate::{Character, content_hash, hex};
 
 /// A prompt text with `{{ placeholders }}` (Jinja), named and hashed so that rows can say which text made them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl PromptTemplate {
 
     /// The first 16 hexadecimal digits of the text's SHA-256.
     pub fn hash(&self) -> String {
-        content_hash(&[&self.source])[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&content_hash(&[&self.source])[..8])
     }
 
     /// The text with `context` filled in, trimmed. An unknown placeholder is an error, never an empty string.

@@ -5,6 +5,7 @@ use std::{
 
 use opencharacter_core::{
     BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Score, ScoreRequest, TextSink, content_hash,
+    hex,
 };
 use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
@@ -59,10 +60,7 @@ impl Engine {
         let (adapter, adapter_hash) = adapter.unzip();
         let fingerprint = adapter_hash.map_or_else(
             || model.fingerprint.clone(),
-            |hash| {
-                let combined = content_hash(&[&model.fingerprint, &hash]);
-                combined.iter().map(|byte| format!("{byte:02x}")).collect()
-            },
+            |hash| hex(&content_hash(&[&model.fingerprint, &hash])),
         );
         let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
         let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;

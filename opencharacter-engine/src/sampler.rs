@@ -13,10 +13,6 @@ impl Sampler {
         Self { sampling, random }
     }
 
-    pub(crate) fn sampling(&self) -> &Sampling {
-        &self.sampling
-    }
-
     /// The next token. `logits` are changed; entries that may not be drawn are negative infinity. `generated` are the
     /// tokens drawn so far. `None` when no token may be drawn.
     pub(crate) fn draw(&mut self, logits: &mut [f32], generated: &[u32]) -> Option<u32> {

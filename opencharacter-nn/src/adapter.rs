@@ -12,7 +12,7 @@ use opencharacter_core::KeyedRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Decoder, DecoderConfig, LinearName, LoraFactors, NnError,
+    DecoderConfig, LinearName, LoraFactors, NnError,
     ops::{PackedLora, floats},
 };
 
@@ -148,13 +148,6 @@ impl LoraAdapter {
         Ok(PackedAdapter { linears })
     }
 
-    /// `scale * B A` of one layer, `[outputs * inputs]`, or nothing where the adapter does not sit.
-    pub fn delta(&self, layer: usize, name: LinearName) -> Result<Option<Vec<f32>>, NnError> {
-        let Some(factors) = self.tracked.get(&(layer, name)) else { return Ok(None) };
-        let product = factors.b.detach().matmul(&factors.a.detach())?;
-        Ok(Some((product * f64::from(factors.scale))?.flatten_all()?.to_vec1::<f32>()?))
-    }
-
     /// Writes `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them. Each file appears whole or not
     /// at all.
     pub fn save(&self, folder: &Path, base_model: &str) -> Result<(), NnError> {
@@ -285,20 +278,4 @@ impl<'a> Adapter<'a> {
             }
         }
     }
-}
-
-/// Merges `adapter` into the weight of one layer: `W + scale * B A`, row-major.
-pub fn merged_weight(
-    decoder: &Decoder,
-    adapter: Option<&LoraAdapter>,
-    layer: usize,
-    name: LinearName,
-) -> Result<Vec<f32>, NnError> {
-    let mut weight = decoder.linear(layer, name).to_rows();
-    if let Some(delta) = adapter.map(|adapter| adapter.delta(layer, name)).transpose()?.flatten() {
-        for (weight, delta) in weight.iter_mut().zip(delta) {
-            *weight += delta;
-        }
-    }
-    Ok(weight)
 }

@@ -41,7 +41,7 @@ mod simd;
 mod tokenizer;
 mod weights;
 
-pub use adapter::{Adapter, LoraAdapter, LoraConfig, PackedAdapter, merged_weight};
+pub use adapter::{Adapter, LoraAdapter, LoraConfig, PackedAdapter};
 pub use batch::PackedBatch;
 pub use cache::{BLOCK_TOKENS, CacheBlock, CachedAttend, SequenceCache};
 pub use chat_template::{ChatTemplate, EncodedConversation};

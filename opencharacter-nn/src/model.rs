@@ -83,5 +83,5 @@ pub fn file_hash(files: &[PathBuf]) -> Result<String, NnError> {
             hasher.update(&buffer[..count]);
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(opencharacter_core::hex(&hasher.finalize()))
 }

@@ -98,25 +98,23 @@ unsafe fn multiply(
     }
 }
 
-/// What one parallel task works on: one segment and one key and value head with all its query heads.
-struct Shape2 {
+/// Sizes that follow from the arguments.
+struct Extent {
     tokens: usize,
     query_size: usize,
     key_value_size: usize,
-    head_dim: usize,
     group: usize,
 }
 
 impl PackedAttention {
-    fn shape(&self, query_elements: usize, key_elements: usize) -> Shape2 {
+    fn shape(&self, query_elements: usize, key_elements: usize) -> Extent {
         let tokens = *self.segments.last().unwrap_or(&0);
         let query_size = query_elements / tokens.max(1);
         let key_value_size = key_elements / tokens.max(1);
-        Shape2 {
+        Extent {
             tokens,
             query_size,
             key_value_size,
-            head_dim: self.head_dim,
             group: query_size / key_value_size.max(1),
         }
     }

@@ -14,7 +14,7 @@ mod storage;
 mod swiglu;
 
 pub use attention::packed_attention;
-pub use cross_entropy::{HeadLoss, head_cross_entropy};
+pub use cross_entropy::head_cross_entropy;
 pub use linear::{LoraFactors, frozen_linear, lora_linear};
 pub(crate) use linear::{PackedLora, packed_lora_linear};
 pub use rms_norm::rms_norm;

@@ -29,11 +29,6 @@ impl RotaryTable {
         Self { pairs: Arc::new(pairs), half }
     }
 
-    /// Positions in the table.
-    pub fn positions(&self) -> usize {
-        self.pairs.len() / self.half.max(1)
-    }
-
     fn row(&self, position: u32) -> &[(f32, f32)] {
         &self.pairs[position as usize * self.half..(position as usize + 1) * self.half]
     }

@@ -1,0 +1,135 @@
+//! Checkpoints: everything that decides the next step, in a folder that appears whole or not at all.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use candle_core::Device;
+use opencharacter_core::{content_hash, hex};
+use opencharacter_nn::LoraAdapter;
+use serde::{Deserialize, Serialize};
+
+use crate::{TrainError, optimizer::AdamW};
+
+/// What a checkpoint says beside weights and moments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Steps done.
+    pub(crate) step: usize,
+    /// Tokens seen, untrained ones included.
+    pub(crate) tokens: u64,
+    /// Seconds spent so far, over all sessions.
+    pub(crate) seconds: f64,
+    /// What was trained on what with which settings.
+    pub(crate) run: String,
+    /// SHA-256 of weights and moments, so that a damaged checkpoint is not taken for whole.
+    pub(crate) hash: String,
+}
+
+const STATE: &str = "state.json";
+const MOMENTS: &str = "optimizer.safetensors";
+
+/// The newest checkpoints of one run.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    folder: PathBuf,
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TrainError + use<> {
+    let path = path.to_path_buf();
+    move |reason| TrainError::Io { action, path, reason }
+}
+
+impl Checkpoints {
+    pub(crate) fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Writes a checkpoint and drops all but the last two.
+    pub(crate) fn save(
+        &self,
+        adapter: &LoraAdapter,
+        optimizer: &AdamW,
+        base_model: &str,
+        mut state: State,
+    ) -> Result<(), TrainError> {
+        let temporary = self.folder.join("unfinished.tmp");
+        if temporary.exists() {
+            fs::remove_dir_all(&temporary).map_err(io_error("write", &temporary))?;
+        }
+        fs::create_dir_all(&temporary).map_err(io_error("write", &temporary))?;
+        adapter.save(&temporary, base_model)?;
+        let variables = adapter.variables();
+        let moments = optimizer.state(&variables)?;
+        let bytes = safetensors::serialize(moments.iter().map(|(name, tensor)| (name, tensor)), None)
+            .map_err(|error| TrainError::Tensor(candle_core::Error::Msg(error.to_string())))?;
+        let path = temporary.join(MOMENTS);
+        opencharacter_nn::atomic_write(&path, &bytes).map_err(io_error("write", &path))?;
+        state.hash = hash(&temporary)?;
+        let path = temporary.join(STATE);
+        let json = serde_json::to_string_pretty(&state).unwrap_or_default();
+        opencharacter_nn::atomic_write(&path, json.as_bytes()).map_err(io_error("write", &path))?;
+        let target = self.folder.join(format!("step-{:07}", state.step));
+        if target.exists() {
+            fs::remove_dir_all(&target).map_err(io_error("write", &target))?;
+        }
+        fs::rename(&temporary, &target).map_err(io_error("write", &target))?;
+        let all = self.list()?;
+        for old in &all[..all.len().saturating_sub(2)] {
+            fs::remove_dir_all(old).map_err(io_error("write", old))?;
+        }
+        Ok(())
+    }
+
+    /// Checkpoint folders, oldest first.
+    fn list(&self) -> Result<Vec<PathBuf>, TrainError> {
+        if !self.folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(io_error("read", &self.folder))? {
+            let path = entry.map_err(io_error("read", &self.folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.strip_prefix("step-").is_some_and(|step| step.parse::<usize>().is_ok()) {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// The newest undamaged checkpoint of `run`, if there is one: its folder and state. A damaged one is passed over
+    /// for the one before it.
+    pub(crate) fn latest(&self, run: &str) -> Result<Option<(PathBuf, State)>, TrainError> {
+        for folder in self.list()?.into_iter().rev() {
+            let Some(state) = read_state(&folder) else { continue };
+            if state.run != run {
+                return Err(TrainError::OtherRun { path: self.folder.clone() });
+            }
+            if hash(&folder).is_ok_and(|hash| hash == state.hash) {
+                return Ok(Some((folder, state)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn read_state(folder: &Path) -> Option<State> {
+    serde_json::from_str(&fs::read_to_string(folder.join(STATE)).ok()?).ok()
+}
+
+fn hash(folder: &Path) -> Result<String, TrainError> {
+    let mut parts = Vec::new();
+    for path in LoraAdapter::files(folder).into_iter().chain([folder.join(MOMENTS)]) {
+        parts.push(fs::read(&path).map_err(io_error("read", &path))?);
+    }
+    Ok(hex(&content_hash(&parts)))
+}
+
+/// The moments of the checkpoint in `folder`.
+pub(crate) fn load_moments(
+    folder: &Path,
+) -> Result<std::collections::HashMap<String, candle_core::Tensor>, TrainError> {
+    Ok(candle_core::safetensors::load(folder.join(MOMENTS), &Device::Cpu)?)
+}

@@ -1,0 +1,70 @@
+use std::path::PathBuf;
+
+use opencharacter_core::PromptError;
+use opencharacter_nn::NnError;
+
+/// Why training could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file could not be read or written.
+    #[error("cannot {action} `{path}`: {reason}")]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        reason: std::io::Error,
+    },
+    /// Nothing is left to train on.
+    #[error("no dialogue can be trained on: {reason}")]
+    NothingToTrain {
+        /// Why each kind of dialogue was left out.
+        reason: String,
+    },
+    /// A setting makes no sense.
+    #[error("training setting `{name}`: {reason}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+    /// The loss is no number.
+    #[error(
+        "the loss became {loss} at step {step}, on the examples {examples}; \
+         lower the learning rate and run again: the last checkpoint is kept"
+    )]
+    NotFinite {
+        /// The loss or the gradient's norm.
+        loss: f64,
+        /// The step, from 1.
+        step: usize,
+        /// Ids of the examples in the step.
+        examples: String,
+    },
+    /// A parameter would silently never be trained.
+    #[error("no gradient reaches `{parameter}`; this is a bug in the model's operations, please report it")]
+    NoGradient {
+        /// The parameter's PEFT name.
+        parameter: String,
+    },
+    /// The folder holds checkpoints of something else.
+    #[error(
+        "`{path}` holds checkpoints of a run with other data, model or settings; \
+         choose another output folder, or delete that one to start anew"
+    )]
+    OtherRun {
+        /// The checkpoints' folder.
+        path: PathBuf,
+    },
+    /// The model refused.
+    #[error(transparent)]
+    Model(#[from] NnError),
+    /// The tensor library refused.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+    /// The system prompt's template failed.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+}

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use opencharacter_core::{Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest};
+use opencharacter_core::{
+    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest, TextSink,
+};
 
 use crate::{CallKey, FailureClass, Ledger, Outcome, Record, SynthError};
 
@@ -146,5 +148,60 @@ fn outcome_of(completion: Completion, rejection: Option<&String>) -> Outcome {
     match rejection {
         None => Outcome::Accepted { completion },
         Some(reason) => Outcome::Rejected { completion, reason: reason.clone() },
+    }
+}
+
+/// A ledgered model under the name of one stage, as a [`Generate`]: what evaluation calls.
+///
+/// Answers and scores that the ledger holds cost no call.
+pub struct Recorded<'a> {
+    /// The model and its ledger.
+    pub model: LedgeredModel<'a>,
+    /// The stage that its calls are counted under.
+    pub stage: &'a str,
+}
+
+impl Recorded<'_> {
+    fn failure(&self, error: CallError) -> GenerateError {
+        match error {
+            CallError::Failed(error) => error,
+            CallError::Rejected { reason, .. } => GenerateError::Refused { reason },
+            CallError::Ledger(error) => GenerateError::Unavailable {
+                model: self.model.model.fingerprint().to_owned(),
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+impl Generate for Recorded<'_> {
+    fn fingerprint(&self) -> &str {
+        self.model.model.fingerprint()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.model.model.concurrency()
+    }
+
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        Box::pin(async move {
+            let answer = self.model.complete(self.stage, "", request, |completion| Ok(completion.clone())).await;
+            answer.map(|(completion, _)| completion).map_err(|error| self.failure(error))
+        })
+    }
+
+    fn stream(&self, request: GenerateRequest, mut sink: TextSink) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        Box::pin(async move {
+            let completion = self.generate(request).await?;
+            sink(&completion.text);
+            Ok(completion)
+        })
+    }
+
+    fn score(&self, request: ScoreRequest) -> BoxFuture<'_, Result<Score, GenerateError>> {
+        Box::pin(async move {
+            let score = self.model.score(self.stage, "", request).await;
+            score.map(|(score, _)| score).map_err(|error| self.failure(error))
+        })
     }
 }

@@ -39,7 +39,7 @@ mod text;
 mod work;
 
 pub use answer::break_of_character;
-pub use call::{CallError, LedgeredModel};
+pub use call::{CallError, LedgeredModel, Recorded};
 pub use dialogue::{DIALOGUES, DialogueOptions, plan_dialogues, synthesize_dialogues};
 pub use error::SynthError;
 pub use facts::PersonaFacts;

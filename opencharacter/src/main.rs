@@ -1,1 +1,77 @@
-fn main(){}
+//! `opencharacter`: the commands, recipe files, progress bars and wiring. Nothing here is reusable; what is lives in
+//! the library crates.
+
+mod chat;
+mod cli;
+mod evaluation;
+mod failure;
+mod inputs;
+mod interrupt;
+mod model_source;
+mod models;
+mod output;
+mod progress;
+mod recipe;
+mod run;
+mod run_folder;
+mod scoring;
+mod synthesis;
+mod training;
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::{
+    cli::{Cli, Command, ModelCommand},
+    interrupt::Interrupt,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the program cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(dispatch(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if failure::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<()> {
+    // `chat` has its own meaning for Ctrl-C.
+    if let Command::Chat(arguments) = command {
+        return chat::chat(&arguments).await;
+    }
+    let interrupt = Interrupt::listen();
+    match command {
+        Command::Run(arguments) => run::run(&arguments, &interrupt).await,
+        Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
+        Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
+        Command::Train(arguments) => training::command(&arguments, &interrupt),
+        Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
+        Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
+        Command::Eval(arguments) => evaluation::command(&arguments, &interrupt).await,
+        Command::Chat(arguments) => chat::chat(&arguments).await,
+        Command::Templates(arguments) => {
+            opencharacter_synth::Templates::default().write_to(&arguments.out)?;
+            eprintln!("templates written to `{}`; use them with `--templates`", arguments.out.display());
+            Ok(())
+        }
+        Command::Model(arguments) => match arguments.command {
+            ModelCommand::Fetch { name } => {
+                let path = model_source::resolve(&name)?;
+                writeln!(std::io::stdout(), "{}", path.display()).context("cannot write to standard output")
+            }
+        },
+    }
+}

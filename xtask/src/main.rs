@@ -1,1 +1,71 @@
-fn main(){}
+//! Automation of this repository: `cargo xtask test`, `ci` and `golden`.
+//!
+//! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
+//! exit code.
+
+mod golden;
+mod workspace;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::{CommandFailed, Workspace};
+
+/// Automation of this repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch the embedded model if it is not there, then run all tests.
+    Test,
+    /// Check formatting and clippy, then do what `test` does.
+    Ci,
+    /// Make the golden fixtures again (torch, transformers, peft), in a virtual environment under the target directory.
+    Golden {
+        /// A GGUF file to use in place of the embedded model.
+        #[arg(long)]
+        model: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(error.downcast_ref::<CommandFailed>().map_or(1, CommandFailed::exit_code))
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match task {
+        Task::Test => test(&workspace),
+        Task::Ci => {
+            workspace.cargo(&["fmt", "--all", "--check"])?;
+            workspace.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            test(&workspace)
+        }
+        Task::Golden { model } => {
+            let model = model.map_or_else(|| workspace.fetch_model(), |path| Ok(std::path::absolute(path)?))?;
+            golden::make(&workspace, &model)
+        }
+    }
+}
+
+fn test(workspace: &Workspace) -> Result<()> {
+    let model = workspace.fetch_model()?;
+    let mut command = workspace.cargo_command(&["test", "--release", "--workspace"]);
+    command.env("OPENCHARACTER_TEST_MODEL", &model);
+    eprintln!("OPENCHARACTER_TEST_MODEL={}", model.display());
+    workspace::run(&mut command)
+}

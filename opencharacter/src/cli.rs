@@ -1,0 +1,412 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use opencharacter_core::Strategy;
+use opencharacter_synth::OnError;
+use opencharacter_train::Schedule;
+
+use crate::model_source::DEFAULT_MODEL;
+
+/// From one-line personas to a fine-tuned, measured, playable character model.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole recipe: characters, dialogues, training, scores, report. Run again to resume
+    Run(RunArguments),
+    /// Turn one-line personas into character profiles
+    Characters(CharactersArguments),
+    /// Turn characters and instructions into dialogues
+    Dialogues(DialoguesArguments),
+    /// Fine-tune an adapter on dialogues
+    Train(TrainArguments),
+    /// Print how likely each dialogue's answers are: id, tokens, nll (mean over the assistant's tokens, natural log)
+    Score(ScoreArguments),
+    /// Answer one conversation
+    Complete(CompleteArguments),
+    /// Measure an adapter against its base model on held-out characters
+    Eval(EvalArguments),
+    /// Talk with a character
+    Chat(ChatArguments),
+    /// Copy the built-in prompt templates into a folder, to change them
+    Templates(TemplatesArguments),
+    /// Fetch and verify models
+    Model(ModelArguments),
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The recipe, a TOML file
+    pub recipe: PathBuf,
+    /// Where everything goes; `runs/NAME` of the recipe where absent
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// What to do with a malformed row of an input file
+    #[arg(long, value_enum, default_value_t = OnErrorArgument::Fail)]
+    pub on_error: OnErrorArgument,
+}
+
+/// What to do with a malformed row.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum OnErrorArgument {
+    /// Leave it out and say so
+    Skip,
+    /// Stop and name it
+    Fail,
+}
+
+impl From<OnErrorArgument> for OnError {
+    fn from(argument: OnErrorArgument) -> Self {
+        match argument {
+            OnErrorArgument::Skip => Self::Skip,
+            OnErrorArgument::Fail => Self::Fail,
+        }
+    }
+}
+
+/// A strategy of response synthesis.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum StrategyArgument {
+    /// -G: the character answers the question
+    Generate,
+    /// -R: an existing answer is rewritten in the character's voice
+    Rewrite,
+}
+
+impl From<StrategyArgument> for Strategy {
+    fn from(argument: StrategyArgument) -> Self {
+        match argument {
+            StrategyArgument::Generate => Self::Generate,
+            StrategyArgument::Rewrite => Self::Rewrite,
+        }
+    }
+}
+
+/// What the two synthesis commands share.
+#[derive(Debug, Args)]
+pub struct SynthesisArguments {
+    /// The model that writes: a built-in name, a GGUF file, a folder, or `hf:owner/name`
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Every draw follows from this and the item's id
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Attempts per item
+    #[arg(long, default_value_t = 4)]
+    pub attempts: usize,
+    /// A folder with prompt templates that replace built-in ones of the same name
+    #[arg(long)]
+    pub templates: Option<PathBuf>,
+    /// Where calls are recorded; `OUT.ledger` where absent. Run again with the same to resume
+    #[arg(long)]
+    pub ledger: Option<PathBuf>,
+    /// What to do with a malformed row of an input file
+    #[arg(long, value_enum, default_value_t = OnErrorArgument::Fail)]
+    pub on_error: OnErrorArgument,
+}
+
+/// `characters`
+#[derive(Debug, Args)]
+pub struct CharactersArguments {
+    /// Personas: JSON Lines with `persona`, or one per line in a `.txt`
+    #[arg(long)]
+    pub personas: PathBuf,
+    /// The characters, as JSON Lines
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Use this many personas, drawn by seed
+    #[arg(long)]
+    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub synthesis: SynthesisArguments,
+}
+
+/// `dialogues`
+#[derive(Debug, Args)]
+pub struct DialoguesArguments {
+    /// Characters, as `characters` writes them
+    #[arg(long)]
+    pub characters: PathBuf,
+    /// Instructions: Alpaca, self-instruct, LIMA, ShareGPT, OpenAI messages or `question`
+    #[arg(long)]
+    pub instructions: PathBuf,
+    /// How answers are made
+    #[arg(long, value_enum, default_value_t = StrategyArgument::Generate)]
+    pub strategy: StrategyArgument,
+    /// The dialogues, as JSON Lines
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Use this many instructions, drawn by seed
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Random characters per instruction
+    #[arg(long, default_value_t = 3)]
+    pub characters_per_instruction: usize,
+    /// Answers drawn per question, of which the most specific to the character is kept
+    #[arg(long, default_value_t = 1)]
+    pub candidates: usize,
+    /// Longest answer in tokens
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub synthesis: SynthesisArguments,
+}
+
+/// `train`
+#[derive(Debug, Args)]
+pub struct TrainArguments {
+    /// Dialogues: native, RoleBench, OpenAI messages or ShareGPT
+    #[arg(long)]
+    pub dialogues: PathBuf,
+    /// The characters of native dialogues
+    #[arg(long)]
+    pub characters: Option<PathBuf>,
+    /// Dialogues whose loss is measured and never trained
+    #[arg(long)]
+    pub held_out: Option<PathBuf>,
+    /// The model to adapt
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// Where `adapter/`, `checkpoints/`, `metrics.jsonl` and `training.json` go; run again to resume
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Use this many dialogues, drawn by seed
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Use this many held-out dialogues, drawn by seed
+    #[arg(long)]
+    pub held_out_limit: Option<usize>,
+    /// Print this many packed batches token by token, with what is trained, and stop
+    #[arg(long, value_name = "N")]
+    pub show_masks: Option<usize>,
+    /// A folder with a `system.jinja` that replaces the built-in system prompt
+    #[arg(long)]
+    pub templates: Option<PathBuf>,
+    /// Passes over the dialogues
+    #[arg(long, default_value_t = 2)]
+    pub epochs: usize,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 5e-4)]
+    pub learning_rate: f64,
+    /// How the learning rate falls
+    #[arg(long, value_enum, default_value_t = ScheduleArgument::Cosine)]
+    pub schedule: ScheduleArgument,
+    /// Rank of the adapter
+    #[arg(long, default_value_t = 16)]
+    pub rank: usize,
+    /// The adapter's update is scaled by alpha / rank
+    #[arg(long, default_value_t = 32.0)]
+    pub alpha: f32,
+    /// Tokens in one packed batch
+    #[arg(long, default_value_t = 1024)]
+    pub pack_tokens: usize,
+    /// Packed batches per step
+    #[arg(long, default_value_t = 1)]
+    pub packs_per_step: usize,
+    /// Longer dialogues are left out and named
+    #[arg(long, default_value_t = 1024)]
+    pub max_example_tokens: usize,
+    /// Steps between two measurements of the held-out loss; 0 measures before and after only
+    #[arg(long, default_value_t = 0)]
+    pub held_out_every: usize,
+    /// Steps between two checkpoints
+    #[arg(long, default_value_t = 10)]
+    pub checkpoint_every: usize,
+    /// Compute activations twice instead of keeping them: less memory, more time
+    #[arg(long)]
+    pub recompute: bool,
+    /// Decides initial weights and order
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// What to do with a malformed row of an input file
+    #[arg(long, value_enum, default_value_t = OnErrorArgument::Fail)]
+    pub on_error: OnErrorArgument,
+    /// Print the result as one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum ScheduleArgument {
+    /// Half a cosine to a tenth
+    Cosine,
+    /// A line to a tenth
+    Linear,
+    /// Not at all
+    Constant,
+}
+
+impl From<ScheduleArgument> for Schedule {
+    fn from(argument: ScheduleArgument) -> Self {
+        match argument {
+            ScheduleArgument::Cosine => Self::Cosine,
+            ScheduleArgument::Linear => Self::Linear,
+            ScheduleArgument::Constant => Self::Constant,
+        }
+    }
+}
+
+/// Which model answers.
+#[derive(Debug, Args)]
+pub struct ModelChoice {
+    /// A built-in name, a GGUF file, a folder, or `hf:owner/name`
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// An adapter folder, as `train` or PEFT writes it
+    #[arg(long)]
+    pub adapter: Option<PathBuf>,
+}
+
+/// `score`
+#[derive(Debug, Args)]
+pub struct ScoreArguments {
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// Dialogues: native, RoleBench, OpenAI messages or ShareGPT
+    #[arg(long)]
+    pub dialogues: PathBuf,
+    /// The characters of native dialogues
+    #[arg(long)]
+    pub characters: Option<PathBuf>,
+    /// Use this many, drawn by seed 0
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// What to do with a malformed row
+    #[arg(long, value_enum, default_value_t = OnErrorArgument::Fail)]
+    pub on_error: OnErrorArgument,
+    /// One JSON object per dialogue instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `complete`
+#[derive(Debug, Args)]
+pub struct CompleteArguments {
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// A JSON array of messages with `role` and `content`
+    #[arg(long)]
+    pub messages: PathBuf,
+    /// Longest answer in tokens
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token always
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the likeliest tokens up to this probability
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A JSON schema that the answer must satisfy
+    #[arg(long)]
+    pub schema: Option<PathBuf>,
+    /// Print text, finish reason and token counts as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Benchmark {
+    /// Likelihood, profile identification, break of character and diversity on held-out characters
+    HeldOut,
+}
+
+/// `eval`
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// The benchmark
+    #[arg(value_enum)]
+    pub benchmark: Benchmark,
+    /// The base model, which is also the fixed scorer
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// The adapter to measure
+    #[arg(long)]
+    pub adapter: PathBuf,
+    /// Held-out characters
+    #[arg(long)]
+    pub characters: PathBuf,
+    /// Held-out instructions
+    #[arg(long)]
+    pub instructions: PathBuf,
+    /// Reference dialogues of the held-out characters
+    #[arg(long)]
+    pub references: PathBuf,
+    /// Where the ledger and `scores.json` go; run again to resume
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Instructions asked of each character; 0 asks all
+    #[arg(long, default_value_t = 0)]
+    pub questions_per_character: usize,
+    /// Longest answer in tokens
+    #[arg(long, default_value_t = 192)]
+    pub max_tokens: usize,
+    /// Every draw follows from this
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print `scores.json` instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `chat`
+#[derive(Debug, Args)]
+pub struct ChatArguments {
+    /// A one-line persona, a character's id or name (with --characters), or a JSON file with a profile
+    pub character: String,
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// Where ids and names are looked up: `characters.jsonl` of a run
+    #[arg(long)]
+    pub characters: Option<PathBuf>,
+    /// 0 always gives the same answer
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Longest answer in tokens
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Same seed, same conversation
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `templates`
+#[derive(Debug, Args)]
+pub struct TemplatesArguments {
+    /// The folder, made if need be
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// `model`
+#[derive(Debug, Args)]
+pub struct ModelArguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: ModelCommand,
+}
+
+/// What can be done with models.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Fetch a model if it is not here, verify it, and print its path
+    Fetch {
+        /// A built-in name, or `hf:owner/name`
+        #[arg(default_value = DEFAULT_MODEL)]
+        name: String,
+    },
+}

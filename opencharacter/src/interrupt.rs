@@ -1,0 +1,54 @@
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Result;
+use tokio::sync::Notify;
+
+use crate::failure::Interrupted;
+
+/// Ctrl-C as a question that anything may ask. A second Ctrl-C ends the process at once.
+#[derive(Clone, Default)]
+pub struct Interrupt {
+    flag: Arc<AtomicBool>,
+    notify: Arc<Notify>,
+}
+
+impl Interrupt {
+    /// Starts listening.
+    pub fn listen() -> Self {
+        let interrupt = Self::default();
+        let (flag, notify) = (Arc::clone(&interrupt.flag), Arc::clone(&interrupt.notify));
+        tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+                eprintln!("\nstopping; press Ctrl-C again to stop at once");
+                notify.notify_waiters();
+            }
+        });
+        interrupt
+    }
+
+    /// Set once Ctrl-C was pressed.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.flag
+    }
+
+    /// Runs `work`, or gives [`Interrupted`] when Ctrl-C is pressed; `work` is dropped then.
+    pub async fn guard<T, E: Into<anyhow::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
+        let pressed = self.notify.notified();
+        if self.flag.load(Ordering::Relaxed) {
+            return Err(Interrupted.into());
+        }
+        tokio::select! {
+            result = work => result.map_err(Into::into),
+            () = pressed => Err(Interrupted.into()),
+        }
+    }
+}

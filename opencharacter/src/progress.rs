@@ -1,0 +1,83 @@
+use std::{
+    cell::Cell,
+    io::IsTerminal as _,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Progress of one stage on standard error: a bar on a terminal, a line now and then elsewhere.
+pub struct Stage {
+    name: String,
+    bar: ProgressBar,
+    plain: Option<Mutex<Cell<Instant>>>,
+    started: Instant,
+}
+
+/// Seconds between two lines where there is no terminal.
+const PLAIN_EVERY: Duration = Duration::from_secs(20);
+
+impl Stage {
+    /// A stage of `total` steps counted in `unit`.
+    pub fn new(name: impl Into<String>, unit: &str) -> Self {
+        let name = name.into();
+        let bar = ProgressBar::new(0);
+        let template = format!("{{prefix:<22}} {{bar:28}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+        }
+        bar.set_prefix(name.clone());
+        bar.enable_steady_tick(Duration::from_millis(500));
+        let plain = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Cell::new(Instant::now())));
+        Self { name, bar, plain, started: Instant::now() }
+    }
+
+    /// A stage that counts bytes.
+    pub fn bytes(name: impl Into<String>, total: u64) -> Self {
+        let stage = Self::new(name, "bytes");
+        if let Ok(style) = ProgressStyle::with_template("{prefix:<22} {bar:28} {bytes}/{total_bytes}  {eta} left") {
+            stage.bar.set_style(style);
+        }
+        stage.bar.set_length(total);
+        stage
+    }
+
+    /// `done` of `total`, with what else there is to say.
+    pub fn set(&self, done: usize, total: usize, message: impl Into<String>) {
+        let message = message.into();
+        self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
+        if let Some(last) = &self.plain
+            && let Ok(last) = last.lock()
+            && last.get().elapsed() >= PLAIN_EVERY
+        {
+            last.set(Instant::now());
+            let elapsed = self.started.elapsed().as_secs_f64();
+            let left = elapsed / done.max(1) as f64 * total.saturating_sub(done) as f64;
+            eprintln!("{}: {done}/{total}, {left:.0} s left  {message}", self.name);
+        }
+        self.bar.set_message(message);
+    }
+
+    /// Ends the stage with one line that stays.
+    pub fn finish(self, summary: &str) {
+        self.bar.finish_and_clear();
+        eprintln!("{:<22} {summary}  ({})", self.name, seconds(self.started.elapsed().as_secs_f64()));
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `12.3 s` or `4 min 05 s`.
+pub fn seconds(value: f64) -> String {
+    if value < 60.0 {
+        return format!("{value:.1} s");
+    }
+    let whole = value.round() as u64;
+    format!("{} min {:02} s", whole / 60, whole % 60)
+}

@@ -1,0 +1,261 @@
+//! Recipe files: one TOML file that says what a run makes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use opencharacter_core::{Sampling, Strategy};
+use opencharacter_train::TrainConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{failure::Usage, model_source::DEFAULT_MODEL};
+
+/// All that decides a run. Paths are relative to the recipe file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// What the report is called.
+    #[serde(default = "default_title")]
+    pub title: String,
+    /// Every random draw follows from this and the item's id.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where the run goes unless `--out` says otherwise; relative to the working directory.
+    #[serde(default)]
+    pub out: Option<PathBuf>,
+    /// A folder with prompt templates that replace built-in ones of the same name.
+    #[serde(default)]
+    pub templates: Option<PathBuf>,
+    /// Who writes and who learns.
+    #[serde(default)]
+    pub models: Models,
+    /// Where personas come from.
+    pub personas: Source,
+    /// Where instructions come from.
+    pub instructions: Source,
+    /// What is set apart before anything is synthesised.
+    #[serde(default)]
+    pub held_out: HeldOutRecipe,
+    /// Persona to profile.
+    #[serde(default)]
+    pub profiles: ProfilesRecipe,
+    /// Profile and instruction to dialogue.
+    #[serde(default)]
+    pub dialogues: DialoguesRecipe,
+    /// Dialogues to adapter.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// Adapter to scores.
+    #[serde(default)]
+    pub eval: EvalRecipe,
+}
+
+fn default_title() -> String {
+    "opencharacter run".into()
+}
+
+/// The models of a run by role.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// Writes profiles and dialogues.
+    pub teacher: ModelRecipe,
+    /// Is fine-tuned.
+    pub student: ModelRecipe,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelRecipe {
+    /// Who runs it.
+    pub provider: Provider,
+    /// A built-in name, a GGUF file, a folder, or `hf:owner/name`.
+    pub model: String,
+}
+
+impl Default for ModelRecipe {
+    fn default() -> Self {
+        Self { provider: Provider::Embedded, model: DEFAULT_MODEL.into() }
+    }
+}
+
+/// Who runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// This program.
+    Embedded,
+}
+
+/// A file of rows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The file.
+    pub path: PathBuf,
+    /// Use this many, drawn by seed; all where absent.
+    #[serde(default)]
+    pub limit: Option<usize>,
+}
+
+/// What never enters training.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeldOutRecipe {
+    /// Characters set apart.
+    pub characters: usize,
+    /// Instructions set apart.
+    pub instructions: usize,
+}
+
+impl Default for HeldOutRecipe {
+    fn default() -> Self {
+        Self { characters: 8, instructions: 8 }
+    }
+}
+
+/// Settings of profile synthesis.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProfilesRecipe {
+    /// Attempts per persona.
+    pub attempts: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+}
+
+impl Default for ProfilesRecipe {
+    fn default() -> Self {
+        let options = opencharacter_synth::ProfileOptions::default();
+        Self { attempts: options.attempts, sampling: options.sampling }
+    }
+}
+
+/// Settings of dialogue synthesis.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DialoguesRecipe {
+    /// Which strategies to use, one after the other.
+    pub strategies: Vec<Strategy>,
+    /// Random characters per instruction; 3 in the paper.
+    pub characters_per_instruction: usize,
+    /// Answers drawn, of which the most specific to the character is kept.
+    pub candidates: usize,
+    /// Other characters that specificity is measured against.
+    pub comparisons: usize,
+    /// Attempts per candidate.
+    pub attempts: usize,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
+}
+
+impl Default for DialoguesRecipe {
+    fn default() -> Self {
+        let options = opencharacter_synth::DialogueOptions::default();
+        Self {
+            strategies: vec![Strategy::Generate],
+            characters_per_instruction: options.characters_per_instruction,
+            candidates: options.candidates,
+            comparisons: options.comparisons,
+            attempts: options.attempts,
+            sampling: options.sampling,
+        }
+    }
+}
+
+/// Settings of the evaluation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalRecipe {
+    /// Held-out instructions asked of each held-out character; 0 asks all.
+    pub questions_per_character: usize,
+    /// Wrong profiles beside the right one.
+    pub distractors: usize,
+    /// How both models answer.
+    pub sampling: Sampling,
+}
+
+impl Default for EvalRecipe {
+    fn default() -> Self {
+        let options = opencharacter_eval::EvalOptions::default();
+        Self {
+            questions_per_character: options.questions_per_character,
+            distractors: options.distractors,
+            sampling: options.sampling,
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe; the second value is its text as written.
+    pub fn read(path: &Path) -> Result<(Self, String)> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read the recipe `{}`", path.display()))?;
+        let mut recipe: Self = toml::from_str(&text).map_err(|error| explain(path, &error))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let paths = [&mut recipe.personas.path, &mut recipe.instructions.path];
+        for file in paths.into_iter().chain(recipe.templates.as_mut()) {
+            *file = base.join(&*file);
+        }
+        Ok((recipe, text))
+    }
+}
+
+/// The error as the parser gives it, with the nearest known key for a misspelt one.
+fn explain(path: &Path, error: &toml::de::Error) -> anyhow::Error {
+    let mut text = format!("`{}`: {}", path.display(), error.to_string().trim_end());
+    let mut quoted = error.message().split('`').skip(1).step_by(2);
+    if error.message().starts_with("unknown field")
+        && let Some(found) = quoted.next()
+        && let Some(nearest) = nearest(found, quoted)
+    {
+        text.push_str(&format!("\nDid you mean `{nearest}`?"));
+    }
+    Usage(text).into()
+}
+
+/// The known word that looks most like `word`, if any looks like it at all.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        let error = toml::from_str::<Recipe>(text).unwrap_err();
+        explain(Path::new("recipe.toml"), &error).to_string()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line_and_the_nearest() {
+        let text = "[personas]\npath = \"p\"\n[instructions]\npath = \"i\"\n[train]\nlerning_rate = 1.0\n";
+        let message = message(text);
+        assert!(message.contains("line 6") && message.contains("Did you mean `learning_rate`?"), "{message}");
+    }
+
+    #[test]
+    fn the_shortest_recipe_is_two_paths() {
+        let recipe: Recipe = toml::from_str("personas.path = \"p\"\ninstructions.path = \"i\"\n").unwrap();
+        assert_eq!(recipe.dialogues.characters_per_instruction, 3);
+    }
+
+    #[test]
+    fn shipped_recipes_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
+        let mut count = 0;
+        for entry in fs::read_dir(folder).unwrap() {
+            let (recipe, _) = Recipe::read(&entry.unwrap().path()).unwrap();
+            assert!(recipe.personas.path.exists() && recipe.instructions.path.exists());
+            count += 1;
+        }
+        assert!(count > 0);
+    }
+}

@@ -31,10 +31,10 @@ pub struct ProfileOptions {
 impl Default for ProfileOptions {
     fn default() -> Self {
         let sampling = Sampling {
-            temperature: 0.8,
+            temperature: 0.7,
             top_p: 0.95,
-            min_p: 0.02,
-            repetition_penalty: 1.05,
+            min_p: 0.05,
+            repetition_penalty: 1.08,
             max_tokens: 600,
             ..Sampling::default()
         };
@@ -46,14 +46,14 @@ impl Default for ProfileOptions {
 const NAME: (usize, usize) = (2, 40);
 const RACE: (usize, usize) = (3, 40);
 const BIRTH_PLACE: (usize, usize) = (3, 60);
-const DESCRIPTION: (usize, usize) = (20, 300);
-const EXPERIENCE: (usize, usize) = (60, 600);
+const DESCRIPTION: (usize, usize) = (20, 280);
+const EXPERIENCE: (usize, usize) = (60, 480);
 const YOUNGEST: u32 = 5;
 const OLDEST: u32 = 110;
 const OLDEST_BEYOND_HUMAN: u32 = 9999;
 
 /// A letter of a name: the Latin alphabets of Europe, which is what names are written in here.
-const LETTER: &str = "[A-Za-zÀ-ÖØ-öø-ž'-]";
+const LETTER: &str = "[a-zà-öø-ž]";
 const CAPITAL: &str = "[A-ZÀ-ÖØ-Þ]";
 
 /// Makes a character of each persona, with at most `options.attempts` calls for each.
@@ -84,7 +84,7 @@ async fn one_profile(
     model: LedgeredModel<'_>,
 ) -> Result<Worked<Character>, CallError> {
     let facts = PersonaFacts::of(&persona.persona);
-    let hints = NameHints::draw(options.seed, &persona.character_id);
+    let hints = Hints::draw(options.seed, &persona.character_id, &persona.persona, &facts);
     let prompt = render_prompt(persona, &facts, &hints, templates)?;
     let schema = schema_with_hints(&facts, Some(&hints));
     let mut reasons = Vec::new();
@@ -92,12 +92,18 @@ async fn one_profile(
         let mut random = KeyedRandom::new(options.seed, &["profile", &persona.character_id, &attempt.to_string()]);
         let request = GenerateRequest {
             messages: vec![Message::user(prompt.clone())],
-            sampling: Sampling { seed: random.next_u64(), ..options.sampling.clone() },
+            sampling: Sampling {
+                seed: random.next_u64(),
+                // What was rejected once would come again at the same temperature: each retry is drawn a little hotter.
+                temperature: options.sampling.temperature + 0.15 * attempt as f32,
+                ..options.sampling.clone()
+            },
             schema: Some(schema.clone()),
         };
         let check = |completion: &Completion| {
             let profile = parse_profile(completion)?;
             check_profile(&persona.persona, &facts, &profile)?;
+            check_copies(&prompt, &persona.persona, &facts, &profile)?;
             Ok(profile)
         };
         match model.complete(PROFILES, &persona.character_id, request, check).await {
@@ -129,17 +135,19 @@ fn character_of(persona: &Persona, profile: Profile, provenance: Provenance) -> 
     }
 }
 
-/// Letters that a name may begin with, different for each persona.
+/// What is drawn for a persona where it says nothing: letters that the name may begin with, and the gender.
 ///
 /// Left alone, a small teacher calls half of its characters Elena. A third of the alphabet for the first name and
-/// half for the surname is enough to spread them, and leaves room for a name that fits the persona's country.
-struct NameHints {
+/// half for the surname is enough to spread them, and leaves room for a name that fits the persona's country. The
+/// same teacher makes nearly everybody a woman, or nearly everybody a man.
+struct Hints {
     first: String,
     last: String,
+    gender: Option<Gender>,
 }
 
-impl NameHints {
-    fn draw(seed: u64, character_id: &str) -> Self {
+impl Hints {
+    fn draw(seed: u64, character_id: &str, persona: &str, facts: &PersonaFacts) -> Self {
         const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPRSTVWYZ";
         let mut random = KeyedRandom::new(seed, &["name", character_id]);
         let mut letters = |count| {
@@ -148,14 +156,29 @@ impl NameHints {
             drawn.sort_unstable();
             drawn.into_iter().collect::<String>()
         };
-        Self { first: letters(7), last: letters(12) }
+        let (first, last) = (letters(7), letters(12));
+        let drawn = if random.below(2) == 0 { Gender::Female } else { Gender::Male };
+        // A stated name has a gender of its own, and a ghost may have none.
+        let gender = only_pronoun(persona).or((!facts.beyond_human && facts.name.is_none()).then_some(drawn));
+        Self { first, last, gender }
+    }
+}
+
+/// The gender of a persona's pronouns, where all are of one: too weak to reject a profile by, enough to suggest one.
+fn only_pronoun(persona: &str) -> Option<Gender> {
+    let words = words(persona);
+    let has = |pronouns: [&str; 3]| words.iter().any(|word| pronouns.contains(&word.as_str()));
+    match (has(["she", "her", "herself"]), has(["he", "his", "himself"])) {
+        (true, false) => Some(Gender::Female),
+        (false, true) => Some(Gender::Male),
+        _ => None,
     }
 }
 
 fn render_prompt(
     persona: &Persona,
     facts: &PersonaFacts,
-    hints: &NameHints,
+    hints: &Hints,
     templates: &Templates,
 ) -> Result<String, SynthError> {
     #[derive(Serialize)]
@@ -166,17 +189,17 @@ fn render_prompt(
     }
     let letters: Vec<String> = hints.first.chars().map(String::from).collect();
     let name_letters = if facts.name.is_some() { String::new() } else { letters.join(", ") };
-    Ok(templates.profile.render(Placeholders { persona: &persona.persona, known: known(facts), name_letters })?)
+    Ok(templates.profile.render(Placeholders { persona: &persona.persona, known: known(facts, hints), name_letters })?)
 }
 
 /// The facts as sentences for the prompt.
-fn known(facts: &PersonaFacts) -> Vec<String> {
+fn known(facts: &PersonaFacts, hints: &Hints) -> Vec<String> {
     let mut known = Vec::new();
     known.extend(facts.name.as_ref().map(|name| format!("The name is {name}.")));
     known.extend(facts.age.map(|(least, most)| {
         if least == most { format!("The age is {least}.") } else { format!("The age is between {least} and {most}.") }
     }));
-    known.extend(facts.gender.map(|gender| format!("The gender is {}.", gender_name(gender).to_lowercase())));
+    known.extend(gender_of(facts, Some(hints)).map(|gender| format!("The gender is {}.", gender_name(gender).to_lowercase())));
     known.extend(facts.birth_place.as_ref().map(|place| format!("The birth place is {place}.")));
     known
 }
@@ -186,19 +209,24 @@ pub fn profile_schema(facts: &PersonaFacts) -> Value {
     schema_with_hints(facts, None)
 }
 
-fn schema_with_hints(facts: &PersonaFacts, hints: Option<&NameHints>) -> Value {
+fn schema_with_hints(facts: &PersonaFacts, hints: Option<&Hints>) -> Value {
     let text = |(least, most): (usize, usize)| json!({ "type": "string", "minLength": least, "maxLength": most });
+    // A small teacher changes a person's sex between two fields unless each begins with the right pronoun.
+    let about = |(least, most): (usize, usize)| match gender_of(facts, hints) {
+        Some(gender) => json!({ "type": "string", "pattern": format!("^{} .{{{least},{most}}}$", pronoun(gender)) }),
+        None => text((least, most)),
+    };
     json!({
         "type": "object",
         "properties": {
             "name": name_schema(facts, hints),
             "age": age_schema(facts),
-            "gender": gender_schema(facts),
+            "gender": gender_schema(gender_of(facts, hints)),
             "race": text(RACE),
             "birth_place": birth_place_schema(facts),
-            "appearance": text(DESCRIPTION),
-            "general_experience": text(EXPERIENCE),
-            "personality": text(DESCRIPTION),
+            "appearance": about(DESCRIPTION),
+            "general_experience": about(EXPERIENCE),
+            "personality": about(DESCRIPTION),
         },
         "required": ProfileField::ALL.map(ProfileField::key),
         "additionalProperties": false,
@@ -206,14 +234,14 @@ fn schema_with_hints(facts: &PersonaFacts, hints: Option<&NameHints>) -> Value {
 }
 
 // A pattern bounds its own length: a pattern and `maxLength` together are more than some servers accept.
-fn name_schema(facts: &PersonaFacts, hints: Option<&NameHints>) -> Value {
+fn name_schema(facts: &PersonaFacts, hints: Option<&Hints>) -> Value {
     let (first, last) = hints.map_or((CAPITAL.to_owned(), CAPITAL.to_owned()), |hints| {
         (format!("[{}]", hints.first), format!("[{}]", hints.last))
     });
     let pattern = match &facts.name {
         Some(name) if name.contains(' ') => return json!({ "type": "string", "enum": [name] }),
         Some(name) => format!("^{}( {last}{LETTER}{{2,14}})?$", escape(name)),
-        None => format!("^{first}{LETTER}{{1,12}} {last}{LETTER}{{2,14}}$"),
+        None => format!("^{first}{LETTER}{{2,9}} {last}{LETTER}{{2,11}}$"),
     };
     json!({ "type": "string", "pattern": pattern })
 }
@@ -228,8 +256,20 @@ fn age_limits(facts: &PersonaFacts) -> (u32, u32) {
     facts.age.unwrap_or((YOUNGEST, most))
 }
 
-fn gender_schema(facts: &PersonaFacts) -> Value {
-    match facts.gender {
+/// The gender that the persona states, or else the one drawn for it; none for what is not human.
+fn gender_of(facts: &PersonaFacts, hints: Option<&Hints>) -> Option<Gender> {
+    facts.gender.or(hints.and_then(|hints| hints.gender))
+}
+
+fn pronoun(gender: Gender) -> &'static str {
+    match gender {
+        Gender::Female => "She",
+        Gender::Male => "He",
+    }
+}
+
+fn gender_schema(gender: Option<Gender>) -> Value {
+    match gender {
         Some(gender) => json!({ "type": "string", "enum": [gender_name(gender)] }),
         None => json!({ "type": "string", "enum": ["Female", "Male", "Non-binary"] }),
     }
@@ -322,6 +362,7 @@ pub fn check_profile(persona: &str, facts: &PersonaFacts, profile: &Profile) -> 
     check_age(facts, &profile.age)?;
     check_gender(facts, &profile.gender)?;
     check_birth_place(facts, &profile.birth_place)?;
+    check_pronouns(profile)?;
     check_repetition(persona, profile)
 }
 
@@ -403,10 +444,52 @@ fn check_birth_place(facts: &PersonaFacts, birth_place: &str) -> Result<(), Stri
     }
 }
 
+/// Small teachers copy the template's examples: no name or place of the prompt that the persona does not give, and no
+/// eight words in a row of it.
+fn check_copies(prompt: &str, persona: &str, facts: &PersonaFacts, profile: &Profile) -> Result<(), String> {
+    let (prompt, persona) = (normalise(prompt), normalise(persona));
+    let copied = |text: &str| has_phrase(&prompt, text) && !has_phrase(&persona, text);
+    if facts.name.is_none() && copied(&normalise(&profile.name)) {
+        return Err("copies the prompt: `name`".into());
+    }
+    if facts.birth_place.is_none() && copied(&normalise(&profile.birth_place)) {
+        return Err("copies the prompt: `birth_place`".into());
+    }
+    for field in LONG_FIELDS {
+        if words(profile.get(field)).windows(8).any(|window| has_phrase(&prompt, &window.join(" "))) {
+            return Err(format!("copies the prompt: `{}`", field.key()));
+        }
+    }
+    Ok(())
+}
+
+/// The gender field against the pronouns of the long fields, where these clearly lean one way.
+fn check_pronouns(profile: &Profile) -> Result<(), String> {
+    let (mut feminine, mut masculine) = (0_usize, 0_usize);
+    for field in LONG_FIELDS {
+        for word in words(profile.get(field)) {
+            match word.as_str() {
+                "she" | "her" | "hers" | "herself" => feminine += 1,
+                "he" | "him" | "his" | "himself" => masculine += 1,
+                _ => {}
+            }
+        }
+    }
+    let gender = profile.gender.to_lowercase();
+    let contradiction = match gender.as_str() {
+        "female" => masculine > 2 * feminine,
+        "male" => feminine > 2 * masculine,
+        _ => false,
+    };
+    if contradiction { Err(format!("contradicts itself: the gender is {gender}, the pronouns say otherwise")) } else { Ok(()) }
+}
+
+const LONG_FIELDS: [ProfileField; 3] =
+    [ProfileField::Appearance, ProfileField::GeneralExperience, ProfileField::Personality];
+
 fn check_repetition(persona: &str, profile: &Profile) -> Result<(), String> {
-    let long = [ProfileField::Appearance, ProfileField::GeneralExperience, ProfileField::Personality];
     let mut seen: Vec<&str> = Vec::new();
-    for field in long {
+    for field in LONG_FIELDS {
         let text = profile.get(field);
         let key = field.key();
         if nearly_equal(text, persona) {
@@ -493,7 +576,7 @@ mod tests {
 
     #[test]
     fn name_letters_differ_between_personas() {
-        let letters = |id| NameHints::draw(1, id).first;
+        let letters = |id| Hints::draw(1, id).first;
         assert_eq!(letters("a"), letters("a"));
         assert_ne!(letters("a"), letters("b"));
         assert_eq!(letters("a").len(), 7);

@@ -166,7 +166,9 @@ fn run(scheduler: &mut Scheduler, letters: &mpsc::Receiver<Sequence>) {
         while let Ok(sequence) = letters.try_recv() {
             scheduler.submit(sequence);
         }
-        scheduler.step();
+        // On a thread of the pool itself: each of a step's few hundred parallel loops would otherwise begin with waking
+        // one up and end with waiting for it.
+        rayon::scope(|_| scheduler.step());
     }
 }
 

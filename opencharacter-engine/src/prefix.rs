@@ -63,13 +63,13 @@ impl PrefixCache {
         if self.entries.len() <= limit {
             return;
         }
-        let mut idle: Vec<(u64, (u64, [u32; BLOCK_TOKENS]))> = self
+        let mut idle: Vec<_> = self
             .entries
             .iter()
             .filter(|(_, entry)| Arc::strong_count(&entry.block) == 1)
-            .map(|(key, entry)| (entry.last_used, *key))
+            .map(|(key, entry)| ((entry.last_used, std::cmp::Reverse(entry.number)), *key))
             .collect();
-        // A child is never used more recently than its parent, so parents outlive their children here.
+        // A child is never used more recently than its parent and has a larger number, so children go first.
         idle.sort_unstable();
         let excess = self.entries.len() - limit;
         for (_, key) in idle.into_iter().take(excess) {

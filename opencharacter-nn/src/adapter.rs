@@ -18,6 +18,7 @@ use crate::{
 
 /// The size of an adapter and where it sits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
     /// Rank of the update.
     pub rank: usize,

@@ -143,24 +143,33 @@ impl<'a> CachedAttend<'a> {
         let geometry = Geometry::new(self.config);
         let width = geometry.heads * geometry.head_dim;
         let mut row = 0;
+        let mut slots = Vec::new();
         for (cache, count) in &mut self.sequences {
-            for token in cache.tokens..cache.tokens + *count {
-                let Some(block) = Arc::get_mut(&mut cache.blocks[token / BLOCK_TOKENS]) else {
+            let (first, last) = (cache.tokens, cache.tokens + *count);
+            let first_block = first / BLOCK_TOKENS;
+            for (index, block) in cache.blocks[first_block..last.div_ceil(BLOCK_TOKENS)].iter_mut().enumerate() {
+                let Some(block) = Arc::get_mut(block) else {
                     bail!("a cache block that is written must not be shared (a bug in the engine)");
                 };
-                let slot = token % BLOCK_TOKENS;
+                let start = ((first_block + index) * BLOCK_TOKENS).max(first);
+                let end = ((first_block + index + 1) * BLOCK_TOKENS).min(last);
+                slots.push((block, start % BLOCK_TOKENS, end - start, row + start - first));
+            }
+            row += *count;
+        }
+        slots.into_par_iter().for_each(|(block, slot, count, row)| {
+            for token in 0..count {
                 for head in 0..geometry.heads {
-                    let source = row * width + head * geometry.head_dim;
+                    let source = (row + token) * width + head * geometry.head_dim;
                     let keys = &mut block.keys[(layer * geometry.heads + head) * geometry.key_panel..];
                     let values = &mut block.values[(layer * geometry.heads + head) * geometry.value_panel..];
                     for d in 0..geometry.head_dim {
-                        keys[d * BLOCK_TOKENS + slot] = k[source + d];
-                        values[(d / PANEL * BLOCK_TOKENS + slot) * PANEL + d % PANEL] = v[source + d];
+                        keys[d * BLOCK_TOKENS + slot + token] = k[source + d];
+                        values[(d / PANEL * BLOCK_TOKENS + slot + token) * PANEL + d % PANEL] = v[source + d];
                     }
                 }
-                row += 1;
             }
-        }
+        });
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
 
 use crate::{
     DecoderConfig, LinearName, NnError, PackedMatrix,
@@ -114,12 +115,11 @@ impl Decoder {
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         let width = self.config.hidden_size;
         let mut values = vec![0.0; tokens.len() * width];
-        for (row, &token) in values.chunks_exact_mut(width).zip(tokens) {
-            if token as usize >= self.config.vocab_size {
-                candle_core::bail!("token {token} is outside the vocabulary of {}", self.config.vocab_size);
-            }
-            self.embedding.forward().copy_row(token as usize, row);
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
+            candle_core::bail!("token {token} is outside the vocabulary of {}", self.config.vocab_size);
         }
+        let rows = values.par_chunks_exact_mut(width).zip(tokens).with_min_len(16);
+        rows.for_each(|(row, &token)| self.embedding.forward().copy_row(token as usize, row));
         ops::from_floats(values, &[tokens.len(), width])
     }
 
@@ -147,10 +147,10 @@ impl Decoder {
         let k = ops::rotary(&linear(LinearName::KProj, &normed)?, &self.rotary, positions)?;
         let v = linear(LinearName::VProj, &normed)?;
         let attended = attention.attend(layer, &q, &k, &v)?;
-        let hidden = (hidden + linear(LinearName::OProj, &attended)?)?;
+        let hidden = ops::add(hidden, &linear(LinearName::OProj, &attended)?)?;
         let normed = ops::rms_norm(&hidden, &block.post_attention_norm, epsilon)?;
         let activated = ops::swiglu(&linear(LinearName::GateProj, &normed)?, &linear(LinearName::UpProj, &normed)?)?;
-        hidden + linear(LinearName::DownProj, &activated)?
+        ops::add(&hidden, &linear(LinearName::DownProj, &activated)?)
     }
 
     /// The last normalisation, after which [`Decoder::head`] gives logits.

@@ -29,6 +29,8 @@ mod error;
 mod gguf;
 mod gradient;
 mod linear;
+#[expect(unsafe_code, reason = "calls the C library's allocator settings")]
+mod memory;
 mod model;
 #[expect(unsafe_code, reason = "strided matrix products and calls of code compiled for newer processors")]
 mod ops;
@@ -51,6 +53,7 @@ pub use error::NnError;
 pub use gguf::GgufFile;
 pub use gradient::{LossAndGradients, head_log_probs, loss_and_gradients, token_losses};
 pub use linear::FrozenLinear;
+pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};
 pub use ops::LoraFactors;
 pub use packed::PackedMatrix;

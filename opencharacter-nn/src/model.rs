@@ -17,7 +17,7 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Conversations to text.
     pub template: ChatTemplate,
-    /// SHA-256 of the weight files, in hexadecimal.
+    /// SHA-256 of weights, tokenizer and template, in hexadecimal.
     pub fingerprint: String,
     /// Where it was loaded from.
     pub path: PathBuf,
@@ -48,7 +48,14 @@ impl Model {
         let tokenizer = Tokenizer::from_folder(path)?;
         let template = ChatTemplate::new(folder_template(path)?, &tokenizer);
         let decoder = Decoder::load(config, &mut folder)?;
-        Ok(Self { decoder, tokenizer, template, fingerprint: file_hash(folder.files())?, path: path.into() })
+        // All that decides an answer: a changed template is another model.
+        let mut files = folder.files().to_vec();
+        for name in
+            ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+        {
+            files.extend(Some(path.join(name)).filter(|file| file.exists()));
+        }
+        Ok(Self { decoder, tokenizer, template, fingerprint: file_hash(&files)?, path: path.into() })
     }
 }
 

@@ -107,15 +107,27 @@ impl PackedMatrix {
 
     /// `x W^T`: `x` is `[rows, inputs]`, the result `[rows, outputs]`, both row-major.
     pub fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        let mut out = vec![0.0_f32; rows * self.outputs];
-        self.multiply_into(x, rows, &mut out, false);
+        let mut out = Vec::with_capacity(rows * self.outputs);
+        // SAFETY: `run` writes every element and, without `accumulate`, reads none. Filling megabytes with zeros first
+        // was 3% of a prefill step.
+        unsafe {
+            self.run(x, rows, out.as_mut_ptr(), false);
+            out.set_len(rows * self.outputs);
+        }
         out
     }
 
     /// `out = x W^T`, or `out += x W^T` when `accumulate` is set.
     pub fn multiply_into(&self, x: &[f32], rows: usize, out: &mut [f32], accumulate: bool) {
-        assert_eq!(x.len(), rows * self.inputs, "x has rows x inputs elements");
         assert_eq!(out.len(), rows * self.outputs, "out has rows x outputs elements");
+        // SAFETY: `out` has the size that `run` writes, and is borrowed alone.
+        unsafe { self.run(x, rows, out.as_mut_ptr(), accumulate) };
+    }
+
+    /// # Safety
+    /// `out` is writable for `rows` x `outputs` elements by nobody else, and initialised if `accumulate` is set.
+    unsafe fn run(&self, x: &[f32], rows: usize, out: *mut f32, accumulate: bool) {
+        assert_eq!(x.len(), rows * self.inputs, "x has rows x inputs elements");
         if rows == 0 || self.outputs == 0 {
             return;
         }
@@ -127,7 +139,7 @@ impl PackedMatrix {
         let groups = if flops < 400_000 { 1 } else { wanted.div_ceil(row_blocks).clamp(1, panel_count) };
         let group_size = panel_count.div_ceil(groups);
         let groups = panel_count.div_ceil(group_size);
-        let target = SharedPointer(out.as_mut_ptr());
+        let target = SharedPointer(out);
         let task = |index: usize| {
             let (block, group) = (index / groups, index % groups);
             let row_range = block * BLOCK_ROWS..((block + 1) * BLOCK_ROWS).min(rows);
@@ -168,7 +180,7 @@ impl PackedMatrix {
                 } else {
                     let mut edge = [0.0_f32; TILE_ROWS * PANEL];
                     for r in 0..count {
-                        for c in 0..columns {
+                        for c in 0..if accumulate { columns } else { 0 } {
                             // SAFETY: inside `out`, as above.
                             edge[r * PANEL + c] = unsafe { *corner.add(r * self.outputs + c) };
                         }

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use tokenizers::{
-    AddedToken,
+    AddedToken, DecoderWrapper,
     models::bpe::{BPE, Vocab},
     pre_tokenizers::{PreTokenizerWrapper, byte_level::ByteLevel, digits::Digits, sequence::Sequence},
 };
@@ -78,6 +78,10 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let inner = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| NnError::Tokenizer { path: path.clone(), reason: error.to_string() })?;
+        if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
+            let reason = "it is not a byte-level BPE tokenizer; models with SentencePiece tokenizers are not implemented";
+            return Err(NnError::Tokenizer { path, reason: reason.into() });
+        }
         let read = |name: &str| -> serde_json::Value {
             std::fs::read_to_string(folder.join(name))
                 .ok()

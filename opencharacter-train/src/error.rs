@@ -33,7 +33,7 @@ pub enum TrainError {
     /// The loss is no number.
     #[error(
         "the loss became {loss} at step {step}, on the examples {examples}; \
-         lower the learning rate and run again: the last checkpoint is kept"
+         the last checkpoint is kept. Lower the learning rate and train into another folder"
     )]
     NotFinite {
         /// The loss or the gradient's norm.

@@ -51,7 +51,7 @@ pub struct Examples {
 /// Turns dialogues into examples: the system prompt from the dialogue's character (unless the dialogue brings its own
 /// system message), then the turns as the model's chat template writes them.
 ///
-/// A dialogue of more than `max_tokens` tokens is left out and named: cutting it would teach an answer without an end.
+/// A dialogue of more than `max_tokens` tokens, or more than the model's context, is left out and named: cutting it would teach an answer without an end.
 pub fn build_examples(
     model: &Model,
     dialogues: &[Dialogue],
@@ -61,6 +61,7 @@ pub fn build_examples(
 ) -> Result<Examples, TrainError> {
     let by_id: HashMap<&str, &Character> =
         characters.iter().map(|character| (character.character_id.as_str(), character)).collect();
+    let max_tokens = max_tokens.min(model.decoder.config().max_position_embeddings);
     let mut result = Examples::default();
     for dialogue in dialogues {
         match example(model, dialogue, &by_id, system, max_tokens)? {

@@ -203,7 +203,7 @@ pub fn train(
     config: &TrainConfig,
     folder: &Path,
     stop: &AtomicBool,
-    progress: &dyn Fn(TrainProgress<'_>),
+    progress: &(dyn Fn(TrainProgress<'_>) + Sync),
 ) -> Result<Outcome, TrainError> {
     config.validate()?;
     if examples.is_empty() {
@@ -214,7 +214,8 @@ pub fn train(
         return Ok(Outcome::Done(done));
     }
     let mut session = Session::open(model, examples, held_out, config, folder, run)?;
-    session.run(stop, progress)
+    // On a thread of the pool itself, which saves a hand-over in every parallel loop.
+    rayon::scope(|_| session.run(stop, progress))
 }
 
 /// Identifies what a run trains: model, data, settings.
@@ -309,7 +310,7 @@ impl<'a> Session<'a> {
         (self.config.epochs, 0)
     }
 
-    fn run(&mut self, stop: &AtomicBool, progress: &dyn Fn(TrainProgress<'_>)) -> Result<Outcome, TrainError> {
+    fn run(&mut self, stop: &AtomicBool, progress: &(dyn Fn(TrainProgress<'_>) + Sync)) -> Result<Outcome, TrainError> {
         let total = self.total_steps();
         let mut packed: Option<(usize, Vec<(PackedBatch, Vec<usize>)>)> = None;
         while self.step < total {

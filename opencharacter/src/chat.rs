@@ -169,6 +169,7 @@ impl Conversation {
     /// Answers in the terminal as the words come. Ctrl-C ends the answer and keeps what was said.
     async fn answer(&mut self, question: &str, engine: &Engine) -> Result<()> {
         self.turns.push(Message::user(question));
+        let mut forgotten = Vec::new();
         let said = Arc::new(Mutex::new(String::new()));
         let completion = loop {
             let sink_said = Arc::clone(&said);
@@ -186,10 +187,16 @@ impl Conversation {
             match result {
                 None => break None,
                 Some(Ok(completion)) => break Some(completion),
-                // The oldest question and answer make room.
-                Some(Err(GenerateError::Refused { reason })) if self.turns.len() > 2 => {
-                    eprintln!("(forgetting the oldest turn: {reason})");
-                    self.turns.drain(..2);
+                // The oldest question and answer make room; a question that is too long by itself is put aside.
+                Some(Err(GenerateError::Refused { .. })) if self.turns.len() > 2 => {
+                    forgotten.extend(self.turns.drain(..2));
+                }
+                Some(Err(GenerateError::Refused { reason })) => {
+                    eprintln!("(this question cannot be answered: {reason})");
+                    self.turns.pop();
+                    forgotten.append(&mut self.turns);
+                    self.turns = forgotten;
+                    return Ok(());
                 }
                 Some(Err(error)) => return Err(error.into()),
             }

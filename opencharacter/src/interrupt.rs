@@ -11,6 +11,13 @@ use tokio::sync::Notify;
 
 use crate::failure::Interrupted;
 
+static PRESSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether Ctrl-C was pressed, for code that has nobody to ask: fetching a model.
+pub fn pressed() -> bool {
+    PRESSED.load(Ordering::Relaxed)
+}
+
 /// Ctrl-C as a question that anything may ask. A second Ctrl-C ends the process at once.
 #[derive(Clone, Default)]
 pub struct Interrupt {
@@ -25,6 +32,7 @@ impl Interrupt {
         let (flag, notify) = (Arc::clone(&interrupt.flag), Arc::clone(&interrupt.notify));
         tokio::spawn(async move {
             while tokio::signal::ctrl_c().await.is_ok() {
+                PRESSED.store(true, Ordering::Relaxed);
                 if flag.swap(true, Ordering::Relaxed) {
                     std::process::exit(130);
                 }

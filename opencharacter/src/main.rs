@@ -30,6 +30,7 @@ use crate::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    opencharacter_nn::keep_freed_memory();
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use opencharacter_nn::{atomic_write, file_hash};
 
-use crate::{failure::Usage, progress::Stage};
+use crate::{
+    failure::{Interrupted, Usage},
+    interrupt::pressed,
+    progress::Stage,
+};
 
 /// A model that the program can fetch by itself.
 struct BuiltIn {
@@ -95,6 +99,10 @@ fn fetch_built_in(model: &BuiltIn) -> Result<PathBuf> {
                 return Ok(path);
             }
             Err(error) => {
+                if pressed() {
+                    let _ = fs::remove_file(&temporary);
+                    return Err(Interrupted.into());
+                }
                 eprintln!("{source}: {error:#}");
                 tried.push(format!("{source}: {error:#}"));
                 // A part of a file is of no use; the next source starts anew.
@@ -152,6 +160,9 @@ fn download(repository: &str, file: &str, target: &Path, expected: u64) -> Resul
         let count = reader.read(&mut buffer).context("the connection broke off")?;
         if count == 0 {
             break;
+        }
+        if pressed() {
+            return Err(Interrupted.into());
         }
         output.write_all(&buffer[..count]).with_context(|| format!("cannot write `{}`", target.display()))?;
         done += count;
@@ -233,7 +244,7 @@ fn fetch_repository(repository: &str) -> Result<PathBuf> {
     }
     for file in ["tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
         // Not every model has these; what a model needs and lacks is named when it is loaded.
-        let _ = fetch(file);
+        fetch(file).or_else(absent).with_context(|| format!("`{repository}` cannot be fetched"))?;
     }
     for file in weight_files(repository, &folder, &fetch)? {
         fetch(&file).with_context(|| format!("`{repository}` cannot be fetched"))?;
@@ -242,10 +253,19 @@ fn fetch_repository(repository: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Forgives a file that the repository does not have, and nothing else.
+fn absent(error: anyhow::Error) -> Result<()> {
+    match error.downcast_ref::<ureq::Error>() {
+        Some(ureq::Error::StatusCode(404)) => Ok(()),
+        _ => Err(error),
+    }
+}
+
 /// The shards that the index names, or the one file there is.
 fn weight_files(repository: &str, folder: &Path, fetch: &dyn Fn(&str) -> Result<()>) -> Result<Vec<String>> {
     const INDEX: &str = "model.safetensors.index.json";
-    if fetch(INDEX).is_err() {
+    fetch(INDEX).or_else(absent).with_context(|| format!("`{repository}` cannot be fetched"))?;
+    if !folder.join(INDEX).exists() {
         return Ok(vec!["model.safetensors".into()]);
     }
     let text = fs::read_to_string(folder.join(INDEX))?;

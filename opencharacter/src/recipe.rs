@@ -90,6 +90,35 @@ pub enum Provider {
     Embedded,
 }
 
+/// The keys of [`Sampling`] that a recipe changes; a stage's own defaults stand for the others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingRecipe {
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    max_tokens: Option<usize>,
+    stop: Option<Vec<String>>,
+}
+
+impl SamplingRecipe {
+    /// `default` with the given keys in place of its own.
+    pub fn over(&self, default: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            stop: self.stop.clone().unwrap_or(default.stop),
+            seed: default.seed,
+        }
+    }
+}
+
 /// A file of rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,14 +152,14 @@ impl Default for HeldOutRecipe {
 pub struct ProfilesRecipe {
     /// Attempts per persona.
     pub attempts: usize,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
+    /// How tokens are drawn, where it differs from the default.
+    pub sampling: SamplingRecipe,
 }
 
 impl Default for ProfilesRecipe {
     fn default() -> Self {
         let options = opencharacter_synth::ProfileOptions::default();
-        Self { attempts: options.attempts, sampling: options.sampling }
+        Self { attempts: options.attempts, sampling: SamplingRecipe::default() }
     }
 }
 
@@ -148,8 +177,8 @@ pub struct DialoguesRecipe {
     pub comparisons: usize,
     /// Attempts per candidate.
     pub attempts: usize,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
+    /// How tokens are drawn, where it differs from the default.
+    pub sampling: SamplingRecipe,
 }
 
 impl Default for DialoguesRecipe {
@@ -161,7 +190,7 @@ impl Default for DialoguesRecipe {
             candidates: options.candidates,
             comparisons: options.comparisons,
             attempts: options.attempts,
-            sampling: options.sampling,
+            sampling: SamplingRecipe::default(),
         }
     }
 }
@@ -174,8 +203,8 @@ pub struct EvalRecipe {
     pub questions_per_character: usize,
     /// Wrong profiles beside the right one.
     pub distractors: usize,
-    /// How both models answer.
-    pub sampling: Sampling,
+    /// How both models answer, where it differs from the default.
+    pub sampling: SamplingRecipe,
 }
 
 impl Default for EvalRecipe {
@@ -184,7 +213,7 @@ impl Default for EvalRecipe {
         Self {
             questions_per_character: options.questions_per_character,
             distractors: options.distractors,
-            sampling: options.sampling,
+            sampling: SamplingRecipe::default(),
         }
     }
 }
@@ -198,6 +227,12 @@ impl Recipe {
         let paths = [&mut recipe.personas.path, &mut recipe.instructions.path];
         for file in paths.into_iter().chain(recipe.templates.as_mut()) {
             *file = base.join(&*file);
+        }
+        for model in [&mut recipe.models.teacher.model, &mut recipe.models.student.model] {
+            let beside = base.join(&*model);
+            if beside.exists() {
+                *model = beside.display().to_string();
+            }
         }
         Ok((recipe, text))
     }
@@ -239,6 +274,15 @@ mod tests {
         let text = "[personas]\npath = \"p\"\n[instructions]\npath = \"i\"\n[train]\nlerning_rate = 1.0\n";
         let message = message(text);
         assert!(message.contains("line 6") && message.contains("Did you mean `learning_rate`?"), "{message}");
+    }
+
+    #[test]
+    fn a_changed_key_leaves_the_others_at_their_stage_default() {
+        let text = "personas.path = \"p\"\ninstructions.path = \"i\"\n[dialogues]\nsampling = { max_tokens = 9 }\n";
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        let default = opencharacter_synth::DialogueOptions::default().sampling;
+        assert!(default.temperature > 0.0);
+        assert_eq!(recipe.dialogues.sampling.over(default.clone()), Sampling { max_tokens: 9, ..default });
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Run {
     async fn synthesise(&mut self, engine: &Engine, interrupt: &Interrupt) -> Result<Synthesised> {
         let options = ProfileOptions {
             attempts: self.recipe.profiles.attempts,
-            sampling: self.recipe.profiles.sampling.clone(),
+            sampling: self.recipe.profiles.sampling.over(ProfileOptions::default().sampling),
             seed: self.recipe.seed,
         };
         let ledger = Arc::clone(&self.ledger);
@@ -174,6 +174,14 @@ impl Run {
         self.note("profiles", &profiles);
         let (held_out, training): (Vec<Character>, Vec<Character>) =
             profiles.rows.iter().cloned().partition(|character| self.held_out.contains(&character.character_id));
+        if held_out.len() <= self.recipe.eval.distractors {
+            bail!(
+                "only {} of the held-out personas became characters and {} are needed; set more apart in `[held_out]` \
+                 or allow more `attempts` in `[profiles]`",
+                held_out.len(),
+                self.recipe.eval.distractors + 1
+            );
+        }
         self.held_out_characters = held_out;
         let dialogues = self.training_dialogues(&training, model, interrupt).await?;
         let references = self.references(model, interrupt).await?;
@@ -188,7 +196,7 @@ impl Run {
             candidates: recipe.candidates,
             comparisons: recipe.comparisons,
             attempts: recipe.attempts,
-            sampling: recipe.sampling.clone(),
+            sampling: recipe.sampling.over(DialogueOptions::default().sampling),
             seed: self.recipe.seed,
         }
     }
@@ -259,7 +267,7 @@ impl Run {
         };
         let options = EvalOptions {
             seed: self.recipe.seed,
-            sampling: self.recipe.eval.sampling.clone(),
+            sampling: self.recipe.eval.sampling.over(EvalOptions::default().sampling),
             distractors: self.recipe.eval.distractors,
             questions_per_character: self.recipe.eval.questions_per_character,
             system_prompt: self.templates.system.clone(),

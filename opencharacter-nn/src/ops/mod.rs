@@ -4,6 +4,7 @@
 //! matrix product computes weight gradients for frozen weights. So every operation that a gradient passes is a custom
 //! operation here, proven by finite differences in its own test and against PyTorch in `tests/golden.rs`.
 
+mod add;
 mod attention;
 mod cross_entropy;
 mod linear;
@@ -13,6 +14,7 @@ mod seed_gradient;
 mod storage;
 mod swiglu;
 
+pub use add::add;
 pub use attention::packed_attention;
 pub use cross_entropy::head_cross_entropy;
 pub use linear::{LoraFactors, frozen_linear, lora_linear};

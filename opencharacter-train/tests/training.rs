@@ -1,0 +1,216 @@
+//! Training runs on a small random Llama.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, SystemPrompt};
+use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraConfig, Model, SafetensorsFolder, Tokenizer};
+use opencharacter_train::{
+    Example, Outcome, StepMetrics, TrainConfig, TrainError, TrainProgress, Trained, build_examples, show_masks, train,
+};
+
+/// The small Llama's weights with the embedded model's tokenizer: training itself needs no text.
+static MODEL: LazyLock<Model> = LazyLock::new(|| {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../opencharacter-nn/tests/data/small_llama");
+    let mut weights = SafetensorsFolder::open(&folder).unwrap();
+    let decoder = Decoder::load(weights.config().unwrap(), &mut weights).unwrap();
+    let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
+        |_| {
+            let home = std::env::var("HOME").unwrap_or_default();
+            PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+        },
+        PathBuf::from,
+    );
+    let file = GgufFile::open(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"));
+    let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+    let template = ChatTemplate::new(file.string("tokenizer.chat_template").unwrap(), &tokenizer);
+    Model { decoder, tokenizer, template, fingerprint: "small".into(), path: folder }
+});
+
+/// Sequences with something to learn: each token follows from the one before.
+fn examples(count: usize, seed: u64) -> Vec<Example> {
+    (0..count)
+        .map(|index| {
+            let mut random = KeyedRandom::new(seed, &["example", &index.to_string()]);
+            let length = 8 + random.below(16);
+            let mut tokens = vec![random.below(64) as u32];
+            while tokens.len() < length {
+                tokens.push((tokens[tokens.len() - 1] * 5 + 3) % 64);
+            }
+            let trained = (0..length).map(|place| place > 2).collect();
+            Example { id: format!("{seed}-{index}"), tokens, trained }
+        })
+        .collect()
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        epochs: 3,
+        pack_tokens: 64,
+        packs_per_step: 2,
+        learning_rate: 1e-2,
+        lora: LoraConfig { rank: 4, alpha: 8.0, ..LoraConfig::default() },
+        checkpoint_every: 4,
+        held_out_every: 5,
+        ..TrainConfig::default()
+    }
+}
+
+fn run(folder: &Path, config: &TrainConfig, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(false);
+    let progress = |progress: TrainProgress<'_>| {
+        if Some(progress.metrics.step) == stop_at {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    train(&MODEL, &examples(30, 1), &examples(8, 2), config, folder, &stop, &progress)
+}
+
+fn done(outcome: Outcome) -> Trained {
+    match outcome {
+        Outcome::Done(trained) => trained,
+        Outcome::Interrupted { step } => panic!("interrupted at {step}"),
+    }
+}
+
+fn adapter(folder: &Path) -> Vec<u8> {
+    fs::read(folder.join("adapter/adapter_model.safetensors")).unwrap()
+}
+
+/// The metrics without what a clock decides.
+fn metrics(folder: &Path) -> Vec<StepMetrics> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<StepMetrics>(line).unwrap());
+    lines.map(|metrics| StepMetrics { seconds: 0.0, ..metrics }).collect()
+}
+
+#[test]
+fn the_loss_falls_and_a_second_call_returns_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = done(run(folder.path(), &config(), None).unwrap());
+    let (before, after) = (trained.held_out_before.unwrap(), trained.held_out_after.unwrap());
+    assert!(after < 0.8 * before, "held-out loss {before} to {after}");
+    let modified = fs::metadata(folder.path().join("metrics.jsonl")).unwrap().modified().unwrap();
+    assert_eq!(done(run(folder.path(), &config(), None).unwrap()), trained);
+    assert_eq!(fs::metadata(folder.path().join("metrics.jsonl")).unwrap().modified().unwrap(), modified);
+}
+
+#[test]
+fn resumed_equals_uninterrupted_bit_for_bit() {
+    let whole = tempfile::tempdir().unwrap();
+    let trained = done(run(whole.path(), &config(), None).unwrap());
+    assert!(trained.steps > 12, "{} steps are too few to be interrupted thrice", trained.steps);
+    let broken = tempfile::tempdir().unwrap();
+    for stop in [3, 7, 11] {
+        assert_eq!(run(broken.path(), &config(), Some(stop)).unwrap(), Outcome::Interrupted { step: stop });
+    }
+    // A kill between checkpoints: the steps after the last one are done again, and their metrics lines replaced.
+    let late = StepMetrics { step: 12, ..metrics(broken.path())[0].clone() };
+    let path = broken.path().join("metrics.jsonl");
+    let text = fs::read_to_string(&path).unwrap() + &serde_json::to_string(&late).unwrap() + "\n{\"step\": 1";
+    fs::write(&path, text).unwrap();
+    let resumed = done(run(broken.path(), &config(), None).unwrap());
+    assert_eq!(resumed.held_out_after, trained.held_out_after);
+    assert_eq!(adapter(broken.path()), adapter(whole.path()));
+    assert_eq!(metrics(broken.path()), metrics(whole.path()));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let whole = tempfile::tempdir().unwrap();
+    done(run(whole.path(), &config(), None).unwrap());
+    let broken = tempfile::tempdir().unwrap();
+    run(broken.path(), &config(), Some(9)).unwrap();
+    let newest = broken.path().join("checkpoints/step-0000009/optimizer.safetensors");
+    let bytes = fs::read(&newest).unwrap();
+    fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
+    done(run(broken.path(), &config(), None).unwrap());
+    assert_eq!(adapter(broken.path()), adapter(whole.path()));
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &config(), Some(5)).unwrap();
+    let other = TrainConfig { learning_rate: 2e-2, ..config() };
+    let error = run(folder.path(), &other, None).unwrap_err();
+    assert!(matches!(error, TrainError::OtherRun { .. }), "{error}");
+}
+
+#[test]
+fn splitting_a_step_into_batches_changes_nothing_but_rounding() {
+    let losses = |pack_tokens, packs_per_step| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { epochs: 1, pack_tokens, packs_per_step, ..config() };
+        done(run(folder.path(), &config, None).unwrap());
+        metrics(folder.path())
+    };
+    // All examples in one step: one batch, or many of a few examples each.
+    let (one, many) = (losses(10_000, 1), losses(48, 1_000));
+    assert_eq!((one.len(), many.len()), (1, 1));
+    assert_eq!(one[0].trained_tokens, many[0].trained_tokens);
+    assert!((one[0].loss - many[0].loss).abs() < 1e-5);
+    assert!((one[0].gradient_norm - many[0].gradient_norm).abs() < 1e-4 * one[0].gradient_norm);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_names_its_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig { learning_rate: 1e30, max_gradient_norm: 1e30, warmup: 0.0, ..config() };
+    let error = run(folder.path(), &config, None).unwrap_err();
+    assert!(matches!(&error, TrainError::NotFinite { examples, .. } if examples.contains("1-")), "{error}");
+}
+
+#[test]
+fn nonsense_settings_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = run(folder.path(), &TrainConfig { epochs: 0, ..config() }, None).unwrap_err();
+    assert!(error.to_string().contains("`epochs`"), "{error}");
+    let stop = AtomicBool::new(false);
+    let error = train(&MODEL, &[], &[], &config(), folder.path(), &stop, &|_| ()).unwrap_err();
+    assert!(matches!(error, TrainError::NothingToTrain { .. }));
+}
+
+fn dialogue(id: &str, character_id: &str, answer: &str) -> Dialogue {
+    Dialogue {
+        dialogue_id: id.into(),
+        character_id: character_id.into(),
+        question_source: String::new(),
+        strategy: None,
+        messages: vec![Message::user("Who are you?"), Message::assistant(answer)],
+        provenance: None,
+    }
+}
+
+#[test]
+fn examples_train_answers_only_and_name_what_is_left_out() {
+    let character = Character::from_name("Ada Holm", "", "");
+    let dialogues = [
+        dialogue("good", &character.character_id, "Nobody."),
+        dialogue("long", &character.character_id, &"word ".repeat(400)),
+        dialogue("orphan", "character-unknown", "Hm."),
+        Dialogue { messages: vec![Message::user("Hello?")], ..dialogue("silent", "", "") },
+    ];
+    let built =
+        build_examples(&MODEL, &dialogues, std::slice::from_ref(&character), &SystemPrompt::default(), 300).unwrap();
+    assert_eq!(built.examples.len(), 1);
+    let left_out: Vec<(&str, bool)> = [("long", "300"), ("orphan", "character-unknown"), ("silent", "assistant")]
+        .iter()
+        .zip(&built.skipped)
+        .map(|((id, word), skipped)| (*id, skipped.id == *id && skipped.reason.contains(word)))
+        .collect();
+    assert_eq!(left_out, [("long", true), ("orphan", true), ("silent", true)], "{:?}", built.skipped);
+    // `Nobody.` and the end of the turn, seen as a person would check it.
+    let mut batch = opencharacter_nn::PackedBatch::new();
+    batch.push(&built.examples[0].tokens, &built.examples[0].trained);
+    let shown = show_masks(&batch, &MODEL.tokenizer);
+    let trained: Vec<&str> =
+        shown.lines().filter(|line| line.contains(" yes ")).filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!(trained, ["\"Nobody\"", "\".\"", "<|im_end|>"], "{shown}");
+}

@@ -46,9 +46,7 @@ impl PromptTemplate {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
         environment.set_syntax(syntax);
-        let text = environment
-            .render_named_str(&self.name, &self.source, Serde(context))
-            .map_err(fail)?;
+        let text = environment.render_named_str(&self.name, &self.source, Serde(context)).map_err(fail)?;
         Ok(text.trim().to_owned())
     }
 }
@@ -109,10 +107,11 @@ mod tests {
             provenance: None,
         };
         let text = SystemPrompt::default().render(&character).unwrap();
-        let order: Vec<usize> = ["# Persona", "A lighthouse keeper", "# Character Profile", "Name: Ada Holm", "helpful"]
-            .iter()
-            .map(|part| text.find(part).unwrap_or_else(|| panic!("`{part}` is missing in {text}")))
-            .collect();
+        let order: Vec<usize> =
+            ["# Persona", "A lighthouse keeper", "# Character Profile", "Name: Ada Holm", "helpful"]
+                .iter()
+                .map(|part| text.find(part).unwrap_or_else(|| panic!("`{part}` is missing in {text}")))
+                .collect();
         assert!(order.is_sorted(), "{text}");
     }
 
@@ -124,7 +123,9 @@ mod tests {
 
     #[test]
     fn an_unknown_placeholder_is_an_error() {
-        let error = PromptTemplate::new("profile", "{{ persnoa }}").render(std::collections::BTreeMap::<String, String>::new()).unwrap_err();
+        let error = PromptTemplate::new("profile", "{{ persnoa }}")
+            .render(std::collections::BTreeMap::<String, String>::new())
+            .unwrap_err();
         assert!(error.to_string().contains("profile"), "{error}");
     }
 }

@@ -27,10 +27,8 @@ impl HeldOut {
 ///
 /// The choice does not depend on the order of `ids`, and growing the list moves few ids across.
 pub fn hold_out<'a>(ids: impl IntoIterator<Item = &'a str>, count: usize, seed: u64, purpose: &str) -> HeldOut {
-    let mut ranked: Vec<(u64, &str)> = ids
-        .into_iter()
-        .map(|id| (KeyedRandom::new(seed, &["held-out", purpose, id]).next_u64(), id))
-        .collect();
+    let mut ranked: Vec<(u64, &str)> =
+        ids.into_iter().map(|id| (KeyedRandom::new(seed, &["held-out", purpose, id]).next_u64(), id)).collect();
     ranked.sort_unstable();
     ranked.dedup();
     HeldOut(ranked.into_iter().take(count).map(|(_, id)| id.to_owned()).collect())

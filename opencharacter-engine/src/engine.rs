@@ -58,10 +58,8 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self, GenerateError> {
         let (adapter, adapter_hash) = adapter.unzip();
-        let fingerprint = adapter_hash.map_or_else(
-            || model.fingerprint.clone(),
-            |hash| hex(&content_hash(&[&model.fingerprint, &hash])),
-        );
+        let fingerprint = adapter_hash
+            .map_or_else(|| model.fingerprint.clone(), |hash| hex(&content_hash(&[&model.fingerprint, &hash])));
         let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
         let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;
         let (mailbox, letters) = mpsc::channel();

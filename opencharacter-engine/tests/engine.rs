@@ -1,5 +1,7 @@
 //! The engine's promises, on the embedded model.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     path::PathBuf,
     sync::{Arc, LazyLock, Mutex},
@@ -162,8 +164,7 @@ async fn score_is_the_likelihood_of_what_was_said_whatever_is_cached() {
     let conversation = MODEL.template.encode_conversation(&messages, &MODEL.tokenizer).unwrap();
     let mut batch = opencharacter_nn::PackedBatch::new();
     batch.push(&conversation.tokens, &conversation.trained);
-    let losses =
-        opencharacter_nn::token_losses(&MODEL.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
+    let losses = opencharacter_nn::token_losses(&MODEL.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
     let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
     assert_eq!(losses.len(), cold.tokens);
     assert!((sum + cold.log_prob).abs() < 1e-3 * sum, "{sum} against {}", -cold.log_prob);
@@ -179,7 +180,10 @@ async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
     let next = tokio::time::timeout(Duration::from_secs(30), engine.generate(request("Hi.", 0.0, 2))).await;
     assert!(next.unwrap().is_ok(), "the place of the dropped request is free");
     let refused = engine.generate(request(&"word ".repeat(2_000), 0.0, 10)).await;
-    assert!(matches!(&refused, Err(GenerateError::Refused { reason }) if reason.contains("cache blocks")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(GenerateError::Refused { reason }) if reason.contains("cache blocks")),
+        "{refused:?}"
+    );
     let refused = engine.generate(request(&"word ".repeat(9_000), 0.0, 10)).await;
     assert!(matches!(&refused, Err(GenerateError::Refused { reason }) if reason.contains("context")), "{refused:?}");
 }

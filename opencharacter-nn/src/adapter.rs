@@ -52,6 +52,7 @@ pub struct LoraAdapter {
 
 /// PEFT's `adapter_config.json`, as far as it concerns us.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are PEFT's")]
 struct PeftConfig {
     peft_type: String,
     task_type: String,
@@ -93,9 +94,7 @@ impl LoraAdapter {
         let scale = config.scale();
         let tracked = factors
             .iter()
-            .map(|(&key, (a, b))| {
-                (key, LoraFactors { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale })
-            })
+            .map(|(&key, (a, b))| (key, LoraFactors { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale }))
             .collect();
         Self { config, factors, tracked }
     }
@@ -188,8 +187,11 @@ impl LoraAdapter {
     pub fn load(folder: &Path, model: &DecoderConfig) -> Result<Self, NnError> {
         let mismatch = |reason: String| NnError::Adapter { path: folder.into(), reason };
         let config_path = folder.join("adapter_config.json");
-        let text = fs::read_to_string(&config_path)
-            .map_err(|reason| NnError::Io { action: "read", path: config_path, reason })?;
+        let text = fs::read_to_string(&config_path).map_err(|reason| NnError::Io {
+            action: "read",
+            path: config_path,
+            reason,
+        })?;
         let peft: PeftConfig =
             serde_json::from_str(&text).map_err(|error| mismatch(format!("`adapter_config.json`: {error}")))?;
         if peft.peft_type != "LORA" || peft.use_dora || peft.bias != "none" {

@@ -15,7 +15,10 @@ impl PackedBatch {
         Self { tokens: Vec::new(), trained: Vec::new(), cumulative_lengths: vec![0] }
     }
 
-    /// Appends one sequence; `trained` has one entry per token.
+    /// Appends one sequence.
+    ///
+    /// # Panics
+    /// When `trained` has not one entry per token.
     pub fn push(&mut self, tokens: &[u32], trained: &[bool]) {
         assert_eq!(tokens.len(), trained.len(), "one mark per token");
         self.tokens.extend_from_slice(tokens);

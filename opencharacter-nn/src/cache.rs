@@ -125,10 +125,7 @@ impl<'a> CachedAttend<'a> {
 
     /// The new tokens' positions, in batch order.
     pub fn positions(&self) -> Vec<u32> {
-        self.sequences
-            .iter()
-            .flat_map(|(cache, count)| cache.tokens as u32..(cache.tokens + count) as u32)
-            .collect()
+        self.sequences.iter().flat_map(|(cache, count)| cache.tokens as u32..(cache.tokens + count) as u32).collect()
     }
 
     /// Counts the new tokens as held, after all layers have run.

@@ -76,7 +76,8 @@ impl GgufFile {
                 known: "llama (SmolLM2 included)",
             });
         }
-        if self.metadata("llama.rope.scaling.type").is_some() || self.content.tensor_infos.contains_key("rope_freqs.weight")
+        if self.metadata("llama.rope.scaling.type").is_some()
+            || self.content.tensor_infos.contains_key("rope_freqs.weight")
         {
             return Err(self.malformed("it uses RoPE scaling, which is not implemented yet".into()));
         }

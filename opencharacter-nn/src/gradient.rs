@@ -39,12 +39,7 @@ pub fn token_losses(decoder: &Decoder, batch: &PackedBatch, adapter: Adapter<'_>
 }
 
 /// Log-probabilities of `targets` given rows of normed hidden states, without gradients; one per row.
-pub fn head_log_probs(
-    decoder: &Decoder,
-    hidden: &Tensor,
-    rows: &[u32],
-    targets: &[u32],
-) -> Result<Vec<f32>, NnError> {
+pub fn head_log_probs(decoder: &Decoder, hidden: &Tensor, rows: &[u32], targets: &[u32]) -> Result<Vec<f32>, NnError> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -80,11 +75,8 @@ pub fn loss_and_gradients(
     }
 
     let last = Var::from_tensor(&hidden)?;
-    let loss = head_cross_entropy(
-        &decoder.final_norm(&select_rows(last.as_tensor(), &rows)?)?,
-        decoder.head(),
-        &targets,
-    )?;
+    let loss =
+        head_cross_entropy(&decoder.final_norm(&select_rows(last.as_tensor(), &rows)?)?, decoder.head(), &targets)?;
     let loss_sum = loss.per_row.iter().map(|&loss| f64::from(loss)).sum();
     let mut upstream = gradient_of(&loss.sum.backward()?, &last)?;
     drop(loss);
@@ -106,10 +98,7 @@ pub fn loss_and_gradients(
 }
 
 fn attend(decoder: &Decoder, batch: &PackedBatch) -> PackedAttend {
-    PackedAttend {
-        head_dim: decoder.config().head_dim,
-        cumulative_lengths: Arc::new(batch.cumulative_lengths.clone()),
-    }
+    PackedAttend { head_dim: decoder.config().head_dim, cumulative_lengths: Arc::new(batch.cumulative_lengths.clone()) }
 }
 
 /// The gradient of `variable`, cut from the graph. A missing one is an error: candle's optimiser would skip it in

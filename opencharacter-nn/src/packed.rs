@@ -45,6 +45,9 @@ impl SharedPointer {
 
 impl PackedMatrix {
     /// Packs a row-major `[outputs, inputs]` weight.
+    ///
+    /// # Panics
+    /// When `weight` has another number of elements.
     pub fn new(weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "a weight has outputs x inputs elements");
         Self::from_fn(outputs, inputs, |output, input| weight[output * inputs + input])
@@ -66,6 +69,7 @@ impl PackedMatrix {
     }
 
     /// The transposed matrix, packed: what the backward pass multiplies by.
+    #[must_use]
     pub fn transposed(&self) -> Self {
         Self::from_fn(self.inputs, self.outputs, |output, input| self.get(input, output))
     }
@@ -118,6 +122,9 @@ impl PackedMatrix {
     }
 
     /// `out = x W^T`, or `out += x W^T` when `accumulate` is set.
+    ///
+    /// # Panics
+    /// When `x` or `out` has another number of elements than their shapes say.
     pub fn multiply_into(&self, x: &[f32], rows: usize, out: &mut [f32], accumulate: bool) {
         assert_eq!(out.len(), rows * self.outputs, "out has rows x outputs elements");
         // SAFETY: `out` has the size that `run` writes, and is borrowed alone.
@@ -217,14 +224,7 @@ impl Tile {
     /// # Safety
     /// `rows` rows of `inputs` elements, `x_stride` apart, must be readable from `x`; `inputs * 16` elements from
     /// `panel`; and `rows` rows of 16 elements, `out_stride` apart, writable (and initialised) at `out`.
-    pub(crate) unsafe fn run(
-        self,
-        rows: usize,
-        panel: *const f32,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
+    pub(crate) unsafe fn run(self, rows: usize, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: the features are there; the rest is the caller's promise.
@@ -246,13 +246,7 @@ impl Tile {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const ROWS: usize>(
-        self,
-        panel: *const f32,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
+    unsafe fn avx2<const ROWS: usize>(self, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
         use std::arch::x86_64::{
             _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         };

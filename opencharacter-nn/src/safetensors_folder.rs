@@ -28,10 +28,8 @@ impl SafetensorsFolder {
         };
         let config_path = folder.join("config.json");
         let text = fs::read_to_string(&config_path).map_err(io(&config_path))?;
-        let json = serde_json::from_str(&text).map_err(|error| NnError::Malformed {
-            path: config_path,
-            reason: format!("it is not JSON: {error}"),
-        })?;
+        let json = serde_json::from_str(&text)
+            .map_err(|error| NnError::Malformed { path: config_path, reason: format!("it is not JSON: {error}") })?;
         let mut files = Vec::new();
         for entry in fs::read_dir(folder).map_err(io(folder))? {
             let path = entry.map_err(io(folder))?.path();
@@ -50,8 +48,7 @@ impl SafetensorsFolder {
         // SAFETY: the maps are read-only. A file that is truncated by somebody else meanwhile would end the process;
         // that is the known price of mapping instead of copying a whole model.
         let tensors = unsafe { MmapedSafetensors::multi(&files) }.map_err(|error| malformed(&error))?;
-        let shapes =
-            tensors.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
+        let shapes = tensors.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec())).collect();
         Ok(Self { path: folder.into(), files, tensors, shapes, json })
     }
 
@@ -85,7 +82,8 @@ impl SafetensorsFolder {
             value.ok_or_else(|| malformed(format!("`{key}` is missing or no number")))
         };
         let theta = self.json["rope_theta"].as_f64().or_else(|| rope["rope_theta"].as_f64()).unwrap_or(10_000.0);
-        let epsilon = self.json["rms_norm_eps"].as_f64().ok_or_else(|| malformed("`rms_norm_eps` is missing".into()))?;
+        let epsilon =
+            self.json["rms_norm_eps"].as_f64().ok_or_else(|| malformed("`rms_norm_eps` is missing".into()))?;
         let hidden_size = integer("hidden_size")?;
         let num_attention_heads = integer("num_attention_heads")?;
         let config = DecoderConfig {

@@ -4,6 +4,11 @@
 //! build must run on, and for AVX2 with FMA, chosen when it runs. A fused multiply-add rounds once wherever it is
 //! computed, so both versions give the same bits.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a helper must become part of the copy that is compiled for newer processors"
+)]
+
 /// Defines `$name` with a copy of its body compiled for AVX2 and FMA, picked at run time.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {

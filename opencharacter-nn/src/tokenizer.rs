@@ -79,7 +79,8 @@ impl Tokenizer {
         let inner = tokenizers::Tokenizer::from_file(&path)
             .map_err(|error| NnError::Tokenizer { path: path.clone(), reason: error.to_string() })?;
         if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
-            let reason = "it is not a byte-level BPE tokenizer; models with SentencePiece tokenizers are not implemented";
+            let reason =
+                "it is not a byte-level BPE tokenizer; models with SentencePiece tokenizers are not implemented";
             return Err(NnError::Tokenizer { path, reason: reason.into() });
         }
         let read = |name: &str| -> serde_json::Value {

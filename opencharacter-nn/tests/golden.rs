@@ -1,5 +1,7 @@
 //! Agreement with PyTorch, transformers, peft and llama.cpp on fixtures made by `cargo xtask golden`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use candle_core::{Device, Tensor};
@@ -55,10 +57,8 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn logits(decoder: &Decoder, tokens: &[u32], adapter: Adapter<'_>) -> Vec<f32> {
-    let mut attention = PackedAttend {
-        head_dim: decoder.config().head_dim,
-        cumulative_lengths: Arc::new(vec![0, tokens.len()]),
-    };
+    let mut attention =
+        PackedAttend { head_dim: decoder.config().head_dim, cumulative_lengths: Arc::new(vec![0, tokens.len()]) };
     let positions = Arc::new((0..tokens.len() as u32).collect());
     let hidden = decoder.forward(tokens, &positions, adapter, &mut attention).unwrap();
     decoder.logits(&hidden).unwrap()
@@ -155,8 +155,7 @@ fn cached(decoder: &Decoder, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
     for &count in chunks {
         let mut attention = CachedAttend::new(decoder.config(), vec![(&mut cache, count)]);
         let positions = Arc::new(attention.positions());
-        let hidden =
-            decoder.forward(&tokens[start..start + count], &positions, Adapter::Base, &mut attention).unwrap();
+        let hidden = decoder.forward(&tokens[start..start + count], &positions, Adapter::Base, &mut attention).unwrap();
         attention.commit();
         out.extend(flat(&hidden));
         start += count;

@@ -189,7 +189,11 @@ fn render_prompt(
     }
     let letters: Vec<String> = hints.first.chars().map(String::from).collect();
     let name_letters = if facts.name.is_some() { String::new() } else { letters.join(", ") };
-    Ok(templates.profile.render(Placeholders { persona: &persona.persona, known: known(facts, hints), name_letters })?)
+    Ok(templates.profile.render(Placeholders {
+        persona: &persona.persona,
+        known: known(facts, hints),
+        name_letters,
+    })?)
 }
 
 /// The facts as sentences for the prompt.
@@ -199,7 +203,9 @@ fn known(facts: &PersonaFacts, hints: &Hints) -> Vec<String> {
     known.extend(facts.age.map(|(least, most)| {
         if least == most { format!("The age is {least}.") } else { format!("The age is between {least} and {most}.") }
     }));
-    known.extend(gender_of(facts, Some(hints)).map(|gender| format!("The gender is {}.", gender_name(gender).to_lowercase())));
+    known.extend(
+        gender_of(facts, Some(hints)).map(|gender| format!("The gender is {}.", gender_name(gender).to_lowercase())),
+    );
     known.extend(facts.birth_place.as_ref().map(|place| format!("The birth place is {place}.")));
     known
 }
@@ -481,7 +487,11 @@ fn check_pronouns(profile: &Profile) -> Result<(), String> {
         "male" => feminine > 2 * masculine,
         _ => false,
     };
-    if contradiction { Err(format!("contradicts itself: the gender is {gender}, the pronouns say otherwise")) } else { Ok(()) }
+    if contradiction {
+        Err(format!("contradicts itself: the gender is {gender}, the pronouns say otherwise"))
+    } else {
+        Ok(())
+    }
 }
 
 const LONG_FIELDS: [ProfileField; 3] =
@@ -576,7 +586,8 @@ mod tests {
 
     #[test]
     fn name_letters_differ_between_personas() {
-        let letters = |id| Hints::draw(1, id).first;
+        let persona = "A plumber";
+        let letters = |id| Hints::draw(1, id, persona, &PersonaFacts::of(persona)).first;
         assert_eq!(letters("a"), letters("a"));
         assert_ne!(letters("a"), letters("b"));
         assert_eq!(letters("a").len(), 7);

@@ -99,10 +99,7 @@ fn example(
     if conversation.tokens.len() > max_tokens {
         return Ok(Err(format!("{} tokens are more than the limit of {max_tokens}", conversation.tokens.len())));
     }
-    let example = Example {
-        id: dialogue.dialogue_id.clone(),
-        tokens: conversation.tokens,
-        trained: conversation.trained,
-    };
+    let example =
+        Example { id: dialogue.dialogue_id.clone(), tokens: conversation.tokens, trained: conversation.trained };
     Ok(if example.trained_tokens() == 0 { Err("no token of it is trained".into()) } else { Ok(example) })
 }

@@ -19,6 +19,6 @@ mod trainer;
 pub use error::TrainError;
 pub use example::{Example, Examples, SkippedExample, build_examples};
 pub use masks::show_masks;
-pub use packing::pack;
+pub use packing::{Pack, pack};
 pub use schedule::Schedule;
 pub use trainer::{HeldOutPoint, Outcome, StepMetrics, TrainConfig, TrainProgress, Trained, held_out_loss, train};

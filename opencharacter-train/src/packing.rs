@@ -3,15 +3,18 @@ use opencharacter_nn::PackedBatch;
 
 use crate::Example;
 
+/// A packed batch, and which examples are in it, by place.
+pub type Pack = (PackedBatch, Vec<usize>);
+
 /// Lays examples end to end into batches of at most `capacity` tokens (an example longer than that gets its own).
 ///
 /// The order is a keyed shuffle of `seed` and `epoch`; each example goes into the first open batch with room, of the
 /// last few, so that little is left empty and the shuffle stays a shuffle. Returns each batch with its examples'
 /// places.
-pub fn pack(examples: &[Example], capacity: usize, seed: u64, epoch: usize) -> Vec<(PackedBatch, Vec<usize>)> {
+pub fn pack(examples: &[Example], capacity: usize, seed: u64, epoch: usize) -> Vec<Pack> {
     const OPEN: usize = 8;
     let order = KeyedRandom::new(seed, &["epoch", &epoch.to_string()]).sample(examples.len(), examples.len());
-    let mut batches: Vec<(PackedBatch, Vec<usize>)> = Vec::new();
+    let mut batches: Vec<Pack> = Vec::new();
     for place in order {
         let example = &examples[place];
         let first_open = batches.len().saturating_sub(OPEN);

@@ -8,7 +8,7 @@ use std::{
 
 use candle_core::Tensor;
 use opencharacter_core::{content_hash, hex};
-use opencharacter_nn::{Adapter, LoraAdapter, LoraConfig, Model, PackedBatch, loss_and_gradients, token_losses};
+use opencharacter_nn::{Adapter, LoraAdapter, LoraConfig, Model, loss_and_gradients, token_losses};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{Checkpoints, State, load_moments},
     optimizer::AdamW,
     pack,
+    packing::Pack,
 };
 
 /// Settings of a training run.
@@ -272,9 +273,7 @@ impl<'a> Session<'a> {
         }
         let state = latest.map(|(_, state)| state);
         let steps_per_epoch = (0..config.epochs)
-            .map(|epoch| {
-                pack(examples, config.pack_tokens, config.seed, epoch).len().div_ceil(config.packs_per_step)
-            })
+            .map(|epoch| pack(examples, config.pack_tokens, config.seed, epoch).len().div_ceil(config.packs_per_step))
             .collect();
         let session = Self {
             model,
@@ -312,7 +311,7 @@ impl<'a> Session<'a> {
 
     fn run(&mut self, stop: &AtomicBool, progress: &(dyn Fn(TrainProgress<'_>) + Sync)) -> Result<Outcome, TrainError> {
         let total = self.total_steps();
-        let mut packed: Option<(usize, Vec<(PackedBatch, Vec<usize>)>)> = None;
+        let mut packed: Option<(usize, Vec<Pack>)> = None;
         while self.step < total {
             let (epoch, place) = self.place(self.step);
             if packed.as_ref().is_none_or(|(of, _)| *of != epoch) {
@@ -347,12 +346,7 @@ impl<'a> Session<'a> {
         held_out_loss(self.model, adapter, self.held_out, self.config.pack_tokens)
     }
 
-    fn train_step(
-        &mut self,
-        epoch: usize,
-        batches: &[(PackedBatch, Vec<usize>)],
-        total: usize,
-    ) -> Result<StepMetrics, TrainError> {
+    fn train_step(&mut self, epoch: usize, batches: &[Pack], total: usize) -> Result<StepMetrics, TrainError> {
         let started = Instant::now();
         let mut gradients: Vec<Tensor> = Vec::new();
         let mut loss_sum = 0.0;
@@ -401,15 +395,12 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn check_finite(&self, loss: f64, norm: f64, batches: &[(PackedBatch, Vec<usize>)]) -> Result<(), TrainError> {
+    fn check_finite(&self, loss: f64, norm: f64, batches: &[Pack]) -> Result<(), TrainError> {
         if loss.is_finite() && norm.is_finite() {
             return Ok(());
         }
-        let ids: Vec<&str> = batches
-            .iter()
-            .flat_map(|(_, places)| places)
-            .map(|&place| self.examples[place].id.as_str())
-            .collect();
+        let ids: Vec<&str> =
+            batches.iter().flat_map(|(_, places)| places).map(|&place| self.examples[place].id.as_str()).collect();
         Err(TrainError::NotFinite {
             loss: if loss.is_finite() { norm } else { loss },
             step: self.step + 1,
@@ -455,8 +446,11 @@ impl<'a> Session<'a> {
         };
         let path = self.folder.join("training.json");
         let json = serde_json::to_string_pretty(&trained).unwrap_or_default();
-        opencharacter_nn::atomic_write(&path, json.as_bytes())
-            .map_err(|reason| TrainError::Io { action: "write", path, reason })?;
+        opencharacter_nn::atomic_write(&path, json.as_bytes()).map_err(|reason| TrainError::Io {
+            action: "write",
+            path,
+            reason,
+        })?;
         Ok(Outcome::Done(trained))
     }
 

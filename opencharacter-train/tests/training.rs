@@ -1,5 +1,7 @@
 //! Training runs on a small random Llama.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     fs,
     path::{Path, PathBuf},

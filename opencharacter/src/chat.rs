@@ -114,24 +114,21 @@ async fn invent(persona: &Persona, arguments: &ChatArguments, engine: &Engine) -
     let interrupt = Interrupt::default();
     let templates = Templates::default();
     let personas = std::slice::from_ref(persona);
-    let mut made = synthesis::profiles("inventing a profile", personas, &options, &templates, model, &interrupt).await?;
-    match made.rows.pop() {
-        Some(character) => {
-            output::line(&profile_text(&character))?;
-            Ok(character)
-        }
-        None => {
-            eprintln!("no acceptable profile came out; the persona alone will have to do");
-            Ok(Character {
-                character_id: persona.character_id.clone(),
-                persona: persona.persona.clone(),
-                profile: Profile::default(),
-                source: String::new(),
-                license: String::new(),
-                provenance: None,
-            })
-        }
+    let mut made =
+        synthesis::profiles("inventing a profile", personas, &options, &templates, model, &interrupt).await?;
+    if let Some(character) = made.rows.pop() {
+        output::line(&profile_text(&character))?;
+        return Ok(character);
     }
+    eprintln!("no acceptable profile came out; the persona alone will have to do");
+    Ok(Character {
+        character_id: persona.character_id.clone(),
+        persona: persona.persona.clone(),
+        profile: Profile::default(),
+        source: String::new(),
+        license: String::new(),
+        provenance: None,
+    })
 }
 
 fn profile_text(character: &Character) -> String {

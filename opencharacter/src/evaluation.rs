@@ -1,5 +1,7 @@
 //! `eval`.
 
+use std::fmt::Write as _;
+
 use anyhow::{Result, bail};
 use opencharacter_core::{Generate, Sampling};
 use opencharacter_engine::EngineOptions;
@@ -18,13 +20,8 @@ use crate::{
 /// `opencharacter eval held-out`
 pub async fn command(arguments: &EvalArguments, interrupt: &Interrupt) -> Result<()> {
     let Benchmark::HeldOut = arguments.benchmark;
-    let (references, mut characters) = inputs::dialogues(
-        &arguments.references,
-        Some(&arguments.characters),
-        OnError::Fail,
-        None,
-        arguments.seed,
-    )?;
+    let (references, mut characters) =
+        inputs::dialogues(&arguments.references, Some(&arguments.characters), OnError::Fail, None, arguments.seed)?;
     characters.dedup_by(|left, right| left.character_id == right.character_id);
     let instructions = inputs::instructions(&arguments.instructions, OnError::Fail, None, arguments.seed)?;
     let set = HeldOutSet { characters, instructions, references };
@@ -79,21 +76,22 @@ pub fn table(scores: &Scores) -> String {
     for measure in &scores.measures {
         let scale = if measure.unit == Unit::Share { 100.0 } else { 1.0 };
         let unit = if measure.unit == Unit::Share { "%" } else { "" };
-        let number = |value: Option<f64>| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{:.3}{unit}", value * scale))
-        };
+        let number =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{:.3}{unit}", value * scale));
         let difference = measure.difference.as_ref();
         let interval = match difference.and_then(|difference| Some((difference.low?, difference.high?))) {
             Some((low, high)) => format!("[{:+.3}, {:+.3}]{unit}", low * scale, high * scale),
             None => "-".into(),
         };
         let change = difference.map_or_else(|| "-".into(), |difference| format!("{:+.3}", difference.mean * scale));
-        text.push_str(&format!(
-            "{:<44} {:>9} {:>9}   {change:>9}  {interval}\n",
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<44} {:>9} {:>9}   {change:>9}  {interval}",
             measure.name.title(),
             number(measure.base.as_ref().map(|estimate| estimate.mean)),
             number(measure.tuned.as_ref().map(|estimate| estimate.mean)),
-        ));
+        );
     }
     text.truncate(text.trim_end().len());
     text

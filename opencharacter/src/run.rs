@@ -20,7 +20,8 @@ use opencharacter_eval::{
 };
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
 use opencharacter_synth::{
-    DIALOGUES, DialogueOptions, Ledger, LedgeredModel, PROFILES, ProfileOptions, Synthesis, Templates, write_jsonl_atomic,
+    DIALOGUES, DialogueOptions, Ledger, LedgeredModel, PROFILES, ProfileOptions, Synthesis, Templates,
+    write_jsonl_atomic,
 };
 use opencharacter_train::{StepMetrics, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};
@@ -42,9 +43,11 @@ use crate::{
 pub async fn run(arguments: &RunArguments, interrupt: &Interrupt) -> Result<()> {
     let started = Instant::now();
     let (recipe, text) = Recipe::read(&arguments.recipe)?;
-    let out = arguments.out.clone().or_else(|| recipe.out.clone()).unwrap_or_else(|| {
-        PathBuf::from("runs").join(arguments.recipe.file_stem().unwrap_or_default())
-    });
+    let out = arguments
+        .out
+        .clone()
+        .or_else(|| recipe.out.clone())
+        .unwrap_or_else(|| PathBuf::from("runs").join(arguments.recipe.file_stem().unwrap_or_default()));
     let on_error = arguments.on_error.into();
     let personas = inputs::personas(&recipe.personas.path, on_error, recipe.personas.limit, recipe.seed)?;
     let instructions =
@@ -202,9 +205,8 @@ impl Run {
     }
 
     fn questions(&self, held_out: bool) -> Vec<Instruction> {
-        let of_kind = |instruction: &&Instruction| {
-            self.held_out_questions.contains(&instruction.instruction_id) == held_out
-        };
+        let of_kind =
+            |instruction: &&Instruction| self.held_out_questions.contains(&instruction.instruction_id) == held_out;
         self.instructions.iter().filter(of_kind).cloned().collect()
     }
 
@@ -236,8 +238,7 @@ impl Run {
         let instructions = self.questions(true);
         let options = self.dialogue_options(Strategy::Generate);
         let started = Instant::now();
-        let job =
-            DialogueJob { characters: &self.held_out_characters, instructions: &instructions, options: &options };
+        let job = DialogueJob { characters: &self.held_out_characters, instructions: &instructions, options: &options };
         let made = synthesis::answers("held-out references", job, &self.templates, model, interrupt).await;
         self.clock.add(DIALOGUES, started);
         let made = made?;

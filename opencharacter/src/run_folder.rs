@@ -18,12 +18,10 @@ impl RunFolder {
         fs::create_dir_all(path)
             .with_context(|| format!("cannot create `{}`; choose a folder that can be written", path.display()))?;
         let lock_path = path.join("run.lock");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .with_context(|| format!("cannot write in `{}`; choose a folder that can be written", path.display()))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
+                format!("cannot write in `{}`; choose a folder that can be written", path.display())
+            })?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.into(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {

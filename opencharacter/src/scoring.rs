@@ -89,9 +89,8 @@ fn with_system(dialogue: Dialogue, prompts: &HashMap<&str, String>) -> Result<Ve
 
 /// `opencharacter complete`
 pub async fn complete(arguments: &CompleteArguments, interrupt: &Interrupt) -> Result<()> {
-    let read = |path: &std::path::Path| {
-        fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
-    };
+    let read =
+        |path: &std::path::Path| fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()));
     let messages: Vec<Message> = serde_json::from_str(&read(&arguments.messages)?).with_context(|| {
         format!(
             "`{}` must be a JSON array of messages like {{\"role\": \"user\", \"content\": \"...\"}}",

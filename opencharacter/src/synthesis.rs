@@ -20,8 +20,7 @@ use crate::{
 /// `opencharacter characters`
 pub async fn characters(arguments: &CharactersArguments, interrupt: &Interrupt) -> Result<()> {
     let common = &arguments.synthesis;
-    let personas =
-        inputs::personas(&arguments.personas, common.on_error.into(), arguments.limit, common.seed)?;
+    let personas = inputs::personas(&arguments.personas, common.on_error.into(), arguments.limit, common.seed)?;
     let desk = Desk::open(common, &arguments.out)?;
     let options = ProfileOptions { attempts: common.attempts, seed: common.seed, ..ProfileOptions::default() };
     let result = profiles("characters", &personas, &options, &desk.templates, desk.model(), interrupt).await?;
@@ -69,7 +68,8 @@ impl Desk {
             PathBuf::from(name)
         });
         let ledger = Ledger::open(folder)?;
-        let engine = models::engine(&models::load(&arguments.model)?, None, opencharacter_engine::EngineOptions::default())?;
+        let engine =
+            models::engine(&models::load(&arguments.model)?, None, opencharacter_engine::EngineOptions::default())?;
         Ok(Self { engine, ledger, templates })
     }
 
@@ -97,8 +97,7 @@ pub async fn profiles(
 ) -> Result<Synthesis<Character>> {
     let stage = Stage::new(name, "personas");
     let progress = |event: ProgressEvent| show(&stage, &event);
-    let result =
-        interrupt.guard(synthesize_profiles(personas, options, templates, model, &progress)).await;
+    let result = interrupt.guard(synthesize_profiles(personas, options, templates, model, &progress)).await;
     model.ledger.flush()?;
     let result = result?;
     stage.finish(&summary(&result, "characters"));

@@ -1,5 +1,7 @@
 //! The program as a user meets it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
@@ -46,9 +48,9 @@ fn prepare(folder: &Path) {
     fs::write(folder.join("orphan_dialogue.jsonl"), orphan).unwrap();
     let assets = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let recipe = format!(
-        "personas.path = {:?}\ninstructions.path = {:?}\n",
-        assets.join("personas.jsonl"),
-        assets.join("instructions.jsonl")
+        "personas.path = '{}'\ninstructions.path = '{}'\n",
+        assets.join("personas.jsonl").display(),
+        assets.join("instructions.jsonl").display()
     );
     fs::write(folder.join("good.toml"), recipe).unwrap();
     fs::create_dir(folder.join("locked")).unwrap();

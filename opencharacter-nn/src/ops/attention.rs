@@ -111,12 +111,7 @@ impl PackedAttention {
         let tokens = *self.segments.last().unwrap_or(&0);
         let query_size = query_elements / tokens.max(1);
         let key_value_size = key_elements / tokens.max(1);
-        Extent {
-            tokens,
-            query_size,
-            key_value_size,
-            group: query_size / key_value_size.max(1),
-        }
+        Extent { tokens, query_size, key_value_size, group: query_size / key_value_size.max(1) }
     }
 
     fn tasks(&self, key_value_heads: usize) -> Vec<(usize, usize, usize)> {
@@ -160,7 +155,9 @@ impl PackedAttention {
                         simd::scale(&mut scores[..seen], 1.0 / total);
                         scores[seen..].fill(0.0);
                         // SAFETY: one writer per head and token.
-                        unsafe { *normaliser_pointer.get().add(head * shape.tokens + first + row) = maximum + total.ln() };
+                        unsafe {
+                            *normaliser_pointer.get().add(head * shape.tokens + first + row) = maximum + total.ln();
+                        }
                     }
                     // SAFETY: rows `first..first + rows` of this head's columns are this task's alone.
                     unsafe {
@@ -179,12 +176,11 @@ impl PackedAttention {
     fn backward(&self, q: &[f32], k: &[f32], v: &[f32], out: &[f32], gradient: &[f32]) -> [Vec<f32>; 3] {
         let shape = self.shape(q.len(), k.len());
         let recomputed;
-        let normalisers = match self.normalisers.get() {
-            Some(normalisers) => normalisers,
-            None => {
-                recomputed = self.forward(q, k, v).1;
-                &recomputed
-            }
+        let normalisers = if let Some(normalisers) = self.normalisers.get() {
+            normalisers
+        } else {
+            recomputed = self.forward(q, k, v).1;
+            &recomputed
         };
         let mut gradients = [vec![0.0_f32; q.len()], vec![0.0_f32; k.len()], vec![0.0_f32; v.len()]];
         let [dq, dk, dv] = gradients.each_mut().map(|values| SharedPointer(values.as_mut_ptr()));
@@ -218,7 +214,14 @@ impl PackedAttention {
                         let place = offset + row * shape.query_size;
                         let normaliser = normalisers[head * shape.tokens + first + row];
                         let (g, o) = (&gradient[place..place + dim], &out[place..place + dim]);
-                        softmax_backward_row(&mut scores[..seen], &mut score_gradients[..seen], g, o, scale, normaliser);
+                        softmax_backward_row(
+                            &mut scores[..seen],
+                            &mut score_gradients[..seen],
+                            g,
+                            o,
+                            scale,
+                            normaliser,
+                        );
                         scores[seen..].fill(0.0);
                         score_gradients[seen..].fill(0.0);
                     }
@@ -292,16 +295,10 @@ impl CustomOp3 for PackedAttention {
         let gradient = gradient.contiguous()?;
         let [dq, dk, dv] = floats(q, |q| {
             floats(k, |k| {
-                floats(v, |v| {
-                    floats(out, |out| floats(&gradient, |gradient| self.backward(q, k, v, out, gradient)))
-                })
+                floats(v, |v| floats(out, |out| floats(&gradient, |gradient| self.backward(q, k, v, out, gradient))))
             })
         })?????;
-        Ok((
-            Some(from_floats(dq, q.dims())?),
-            Some(from_floats(dk, k.dims())?),
-            Some(from_floats(dv, v.dims())?),
-        ))
+        Ok((Some(from_floats(dq, q.dims())?), Some(from_floats(dk, k.dims())?), Some(from_floats(dv, v.dims())?)))
     }
 }
 

@@ -125,9 +125,7 @@ mod tests {
     #[test]
     fn backward_matches_finite_differences() {
         let head = head(23, 6);
-        check(&[normal(1, &[5, 6])], |arguments| {
-            Ok(head_cross_entropy(&arguments[0], &head, &[0, 22, 7, 7, 1])?.sum)
-        });
+        check(&[normal(1, &[5, 6])], |arguments| Ok(head_cross_entropy(&arguments[0], &head, &[0, 22, 7, 7, 1])?.sum));
     }
 
     #[test]

@@ -135,10 +135,7 @@ pub(crate) struct PackedLora {
 impl PackedLora {
     pub(crate) fn new(a: &[f32], b: &[f32], outputs: usize, inputs: usize, rank: usize, scale: f32) -> Self {
         let scaled: Vec<f32> = b.iter().map(|value| value * scale).collect();
-        Self {
-            a: Arc::new(PackedMatrix::new(a, rank, inputs)),
-            b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)),
-        }
+        Self { a: Arc::new(PackedMatrix::new(a, rank, inputs)), b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)) }
     }
 
     /// `out += scale (x A^T) B^T`.

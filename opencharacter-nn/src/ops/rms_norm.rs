@@ -16,6 +16,7 @@ struct RmsNorm {
 }
 
 /// `1 / sqrt(mean(x^2) + epsilon)` of one row.
+#[expect(clippy::inline_always, reason = "must become part of the copy that is compiled for newer processors")]
 #[inline(always)]
 fn inverse_root_mean_square(row: &[f32], epsilon: f32) -> f32 {
     1.0 / (simd::dot(row, row) / row.len() as f32 + epsilon).sqrt()
@@ -60,7 +61,13 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = gradient.contiguous()?;
         let features = weight.elem_count();
         let x_gradient = floats(x, |x| {

@@ -1,0 +1,114 @@
+//! Model files that must be refused with one clear message.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::Path,
+};
+
+use candle_core::{
+    Device, Tensor,
+    quantized::{
+        GgmlDType, QTensor,
+        gguf_file::{Value, write},
+    },
+};
+use opencharacter_nn::{LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder};
+
+/// A GGUF of the given architecture with one tensor and, where asked for, what a tokenizer needs first.
+fn gguf(path: &Path, architecture: &str) {
+    let number = |value: u32| Value::U32(value);
+    let embedding = Tensor::zeros((32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let embedding = QTensor::quantize(&embedding, GgmlDType::F32).unwrap();
+    let metadata = [
+        ("general.architecture", Value::String(architecture.into())),
+        ("llama.block_count", number(1)),
+        ("llama.context_length", number(64)),
+        ("llama.embedding_length", number(32)),
+        ("llama.feed_forward_length", number(64)),
+        ("llama.attention.head_count", number(4)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+    ];
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let mut file = BufWriter::new(File::create(path).unwrap());
+    write(&mut file, &metadata, &[("token_embd.weight", &embedding)]).unwrap();
+}
+
+fn refusal(path: &Path) -> String {
+    let error = Model::load(path).unwrap_err().to_string();
+    assert!(error.contains(&path.display().to_string()), "the message names the file: {error}");
+    assert_eq!(error.lines().count(), 1, "one line: {error}");
+    error
+}
+
+#[test]
+fn an_unknown_architecture_is_named_with_the_known_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mamba.gguf");
+    gguf(&path, "mamba");
+    let error = refusal(&path);
+    assert!(error.contains("unknown architecture `mamba`") && error.contains("llama"), "{error}");
+}
+
+#[test]
+fn a_gguf_without_tokenizer_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bare.gguf");
+    gguf(&path, "llama");
+    let error = refusal(&path);
+    assert!(error.contains("tokenizer.ggml.model") && error.contains("tokenizer"), "{error}");
+}
+
+#[test]
+fn what_is_no_gguf_or_cut_short_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    gguf(&path, "llama");
+    let whole = fs::read(&path).unwrap();
+    for length in [0, 3, 8, 20, 60, 150] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let error = refusal(&path);
+        assert!(error.contains("GGUF header"), "{length} bytes: {error}");
+    }
+    fs::write(&path, b"<html>404 Not Found</html> and some more of that page").unwrap();
+    assert!(refusal(&path).contains("GGUF header"));
+    // Any byte of the header damaged: refused or read, but never a panic.
+    for place in 0..200 {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 0x5A;
+        fs::write(&path, &damaged).unwrap();
+        let _ = Model::load(&path);
+    }
+}
+
+#[test]
+fn the_embedded_model_cut_in_its_weights_is_refused() {
+    let source = std::env::var("OPENCHARACTER_TEST_MODEL").unwrap_or_else(|_| {
+        let home = std::env::var("HOME").unwrap_or_default();
+        format!("{home}/.cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    });
+    let bytes = fs::read(&source).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.gguf");
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = refusal(&path);
+    assert!(error.contains("cut short or damaged"), "{error}");
+}
+
+#[test]
+fn an_adapter_of_another_model_names_the_first_mismatch() {
+    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_llama");
+    let config = SafetensorsFolder::open(&small).unwrap().config().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let wider = opencharacter_nn::DecoderConfig { hidden_size: 64, ..config.clone() };
+    LoraAdapter::new(LoraConfig { rank: 4, ..LoraConfig::default() }, &wider, 0)
+        .unwrap()
+        .save(folder.path(), "wider")
+        .unwrap();
+    let error = LoraAdapter::load(folder.path(), &config).unwrap_err();
+    assert!(matches!(error, NnError::Adapter { .. }));
+    let error = error.to_string();
+    assert!(error.contains("layers.0.self_attn.q_proj.lora_A") && error.contains("[4, 64]"), "{error}");
+}

@@ -150,9 +150,9 @@ fn complete_and_score_agree_with_each_other() {
 }
 
 const SMALL_RECIPE: &str = r#"
-seed = 3
+seed = 4
 personas = { path = "PERSONAS", limit = 7 }
-instructions = { path = "INSTRUCTIONS", limit = 4 }
+instructions = { path = "INSTRUCTIONS", limit = 6 }
 held_out = { characters = 3, instructions = 1 }
 [dialogues]
 strategies = ["generate", "rewrite"]

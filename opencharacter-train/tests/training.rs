@@ -202,7 +202,8 @@ fn examples_train_answers_only_and_name_what_is_left_out() {
     let built =
         build_examples(&MODEL, &dialogues, std::slice::from_ref(&character), &SystemPrompt::default(), 300).unwrap();
     assert_eq!(built.examples.len(), 1);
-    let left_out: Vec<(&str, bool)> = [("long", "300"), ("orphan", "character-unknown"), ("silent", "assistant")]
+    // The limit asked for is 300, but the small model's context ends at 128.
+    let left_out: Vec<(&str, bool)> = [("long", "128"), ("orphan", "character-unknown"), ("silent", "assistant")]
         .iter()
         .zip(&built.skipped)
         .map(|((id, word), skipped)| (*id, skipped.id == *id && skipped.reason.contains(word)))

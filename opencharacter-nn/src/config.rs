@@ -43,13 +43,6 @@ impl DecoderConfig {
         self.num_key_value_heads * self.head_dim
     }
 
-    /// Parameters used in matrix products per token: all but the embedding look-up, with the output head.
-    pub fn matmul_parameters(&self) -> usize {
-        let attention = self.hidden_size * (2 * self.query_size() + 2 * self.key_value_size());
-        let feed_forward = 3 * self.hidden_size * self.intermediate_size;
-        self.num_hidden_layers * (attention + feed_forward) + self.vocab_size * self.hidden_size
-    }
-
     /// Checks that the numbers can belong to one model; the error says which do not.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [

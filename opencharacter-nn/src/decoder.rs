@@ -99,18 +99,6 @@ impl Decoder {
         &self.head
     }
 
-    /// The weight of a linear layer, `[outputs, inputs]`.
-    pub fn linear(&self, layer: usize, name: LinearName) -> &PackedMatrix {
-        self.blocks[layer].linears[name.index()].forward()
-    }
-
-    /// Bytes of weights held, without those packed for a backward pass.
-    pub fn weight_bytes(&self) -> usize {
-        let linears: usize = self.blocks.iter().flat_map(|block| &block.linears).map(|l| l.forward().bytes()).sum();
-        let head = if self.config.tie_word_embeddings { 0 } else { self.head.forward().bytes() };
-        linears + head + self.embedding.forward().bytes()
-    }
-
     /// `[tokens, hidden]`: the embeddings of `tokens`.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         let width = self.config.hidden_size;

@@ -104,11 +104,6 @@ impl PackedMatrix {
         rows
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.panels.len() * size_of::<f32>()
-    }
-
     /// `x W^T`: `x` is `[rows, inputs]`, the result `[rows, outputs]`, both row-major.
     pub fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let mut out = Vec::with_capacity(rows * self.outputs);

@@ -155,7 +155,7 @@ impl Scheduler {
             sequences.push((&mut sequence.cache, count));
         }
         let mut attention = CachedAttend::new(decoder.config(), sequences);
-        let positions = Arc::new(attention.positions());
+        let positions = attention.positions();
         let adapter = self.adapter.as_ref().map_or(Adapter::Base, Adapter::Packed);
         let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention)?;
         attention.commit();
@@ -208,8 +208,7 @@ impl Scheduler {
         }
         let mut logits = Vec::new();
         if !rows.is_empty() {
-            let selected = hidden.index_select(&Tensor::from_slice(&rows, rows.len(), hidden.device())?, 0)?;
-            logits = self.model.decoder.logits(&selected)?;
+            logits = self.model.decoder.logits(hidden, &rows)?;
         }
         let vocabulary = self.model.decoder.config().vocab_size;
         let mut row_logits = logits.chunks_exact_mut(vocabulary);

@@ -191,10 +191,9 @@ async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
 #[tokio::test]
 async fn an_untrained_adapter_changes_the_fingerprint_but_not_the_text() {
     // B starts at zero, so the adapted model is the base model.
-    let adapter = LoraAdapter::new(LoraConfig::default(), MODEL.decoder.config(), 3).unwrap();
+    let adapter = LoraAdapter::new(LoraConfig::default(), MODEL.decoder.config(), 3);
     let adapted =
-        Engine::start(Arc::clone(&MODEL), Some((adapter.pack().unwrap(), "hash".into())), EngineOptions::default())
-            .unwrap();
+        Engine::start(Arc::clone(&MODEL), Some((adapter.pack(), "hash".into())), EngineOptions::default()).unwrap();
     let base = engine(EngineOptions::default());
     assert_ne!(adapted.fingerprint(), base.fingerprint());
     let question = request("What is your name?", 0.0, 10);

@@ -4,16 +4,17 @@
 use std::{
     collections::BTreeMap,
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use opencharacter_core::KeyedRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DecoderConfig, LinearName, LoraFactors, NnError,
-    ops::{PackedLora, floats},
+    DecoderConfig, Gradients, LinearName, NnError, Parameter,
+    ops::{AdaptedRows, PackedLora},
 };
 
 /// The size of an adapter and where it sits.
@@ -42,12 +43,21 @@ impl LoraConfig {
 }
 
 /// An adapter whose factors can be trained.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoraAdapter {
     config: LoraConfig,
-    factors: BTreeMap<(usize, LinearName), (Var, Var)>,
-    /// The same factors as tracked tensors, ready for a forward pass.
-    tracked: BTreeMap<(usize, LinearName), LoraFactors>,
+    factors: BTreeMap<(usize, LinearName), Factors>,
+}
+
+/// The adapter of one linear layer.
+#[derive(Debug, Clone, PartialEq)]
+struct Factors {
+    outputs: usize,
+    inputs: usize,
+    /// `[rank, inputs]`.
+    a: Vec<f32>,
+    /// `[outputs, rank]`.
+    b: Vec<f32>,
 }
 
 /// PEFT's `adapter_config.json`, as far as it concerns us.
@@ -73,30 +83,19 @@ struct PeftConfig {
 impl LoraAdapter {
     /// A fresh adapter: `A` uniform as in PEFT (Kaiming with a = sqrt 5, so bound `1 / sqrt(inputs)`), `B` zero, so
     /// that training starts at the base model. Draws are keyed by seed, layer and name.
-    pub fn new(config: LoraConfig, model: &DecoderConfig, seed: u64) -> Result<Self, NnError> {
+    pub fn new(config: LoraConfig, model: &DecoderConfig, seed: u64) -> Self {
         let mut factors = BTreeMap::new();
         for layer in 0..model.num_hidden_layers {
             for &name in &config.targets {
                 let (outputs, inputs) = name.shape(model);
                 let mut random = KeyedRandom::new(seed, &["lora", &layer.to_string(), name.as_str()]);
                 let bound = 1.0 / (inputs as f64).sqrt();
-                let a: Vec<f32> =
-                    (0..config.rank * inputs).map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32).collect();
-                let a = Tensor::from_vec(a, (config.rank, inputs), &Device::Cpu)?;
-                let b = Tensor::zeros((outputs, config.rank), DType::F32, &Device::Cpu)?;
-                factors.insert((layer, name), (Var::from_tensor(&a)?, Var::from_tensor(&b)?));
+                let a = (0..config.rank * inputs).map(|_| ((random.uniform() * 2.0 - 1.0) * bound) as f32).collect();
+                let b = vec![0.0; outputs * config.rank];
+                factors.insert((layer, name), Factors { outputs, inputs, a, b });
             }
         }
-        Ok(Self::from_factors(config, factors))
-    }
-
-    fn from_factors(config: LoraConfig, factors: BTreeMap<(usize, LinearName), (Var, Var)>) -> Self {
-        let scale = config.scale();
-        let tracked = factors
-            .iter()
-            .map(|(&key, (a, b))| (key, LoraFactors { a: a.as_tensor().clone(), b: b.as_tensor().clone(), scale }))
-            .collect();
-        Self { config, factors, tracked }
+        Self { config, factors }
     }
 
     /// Rank, scale and targets.
@@ -104,48 +103,39 @@ impl LoraAdapter {
         &self.config
     }
 
-    /// Every trainable variable with its PEFT name, in a fixed order.
-    pub fn variables(&self) -> Vec<(String, &Var)> {
-        let mut variables = Vec::with_capacity(self.factors.len() * 2);
-        for (&(layer, name), (a, b)) in &self.factors {
-            variables.push((peft_name(layer, name, "lora_A"), a));
-            variables.push((peft_name(layer, name, "lora_B"), b));
-        }
-        variables
+    /// Every trainable parameter with its values, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = (Parameter, &[f32])> {
+        self.factors.iter().flat_map(|(&(layer, name), factors)| {
+            [(Parameter::LoraA(layer, name), &*factors.a), (Parameter::LoraB(layer, name), &*factors.b)]
+        })
     }
 
-    /// The trainable variables of one block with their places in [`LoraAdapter::variables`].
-    pub fn block_variables(&self, layer: usize) -> Vec<(usize, &Var)> {
-        self.factors
-            .iter()
-            .enumerate()
-            .filter(|(_, ((of, _), _))| *of == layer)
-            .flat_map(|(index, (_, (a, b)))| [(2 * index, a), (2 * index + 1, b)])
-            .collect()
+    /// Every trainable parameter, to be changed.
+    pub fn parameters_mut(&mut self) -> Vec<(Parameter, &mut [f32])> {
+        let mut all = Vec::with_capacity(self.factors.len() * 2);
+        for (&(layer, name), factors) in &mut self.factors {
+            all.push((Parameter::LoraA(layer, name), factors.a.as_mut_slice()));
+            all.push((Parameter::LoraB(layer, name), factors.b.as_mut_slice()));
+        }
+        all
+    }
+
+    /// Zero gradients for all parameters.
+    pub fn gradients(&self) -> Gradients {
+        Gradients::zeros(self.parameters().map(|(parameter, values)| (parameter, values.len())))
     }
 
     /// Number of trainable parameters.
-    pub fn parameters(&self) -> usize {
-        self.variables().iter().map(|(_, variable)| variable.elem_count()).sum()
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().map(|(_, values)| values.len()).sum()
     }
 
-    /// The form for a forward pass through which gradients flow.
-    pub fn trainable(&self) -> Adapter<'_> {
-        Adapter::Trainable(self)
-    }
-
-    /// The form for generation.
-    pub fn pack(&self) -> Result<PackedAdapter, NnError> {
-        let mut linears = BTreeMap::new();
-        for (&key, factors) in &self.tracked {
-            let (outputs, rank) = factors.b.dims2()?;
-            let inputs = factors.a.dim(1)?;
-            let packed = floats(&factors.a, |a| {
-                floats(&factors.b, |b| PackedLora::new(a, b, outputs, inputs, rank, factors.scale))
-            })??;
-            linears.insert(key, packed);
-        }
-        Ok(PackedAdapter { linears })
+    /// The form for multiplication.
+    pub fn pack(&self) -> PackedAdapter {
+        let (rank, scale) = (self.config.rank, self.config.scale());
+        let pack =
+            |factors: &Factors| PackedLora::new(&factors.a, &factors.b, factors.outputs, factors.inputs, rank, scale);
+        PackedAdapter { linears: self.factors.iter().map(|(&key, factors)| (key, pack(factors))).collect() }
     }
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them. Each file appears whole or not
@@ -175,8 +165,13 @@ impl LoraAdapter {
         let path = folder.join("adapter_config.json");
         crate::atomic_write(&path, json.as_bytes()).map_err(io(&path))?;
         let path = folder.join("adapter_model.safetensors");
-        let tensors: Vec<(String, Tensor)> =
-            self.variables().into_iter().map(|(name, variable)| (name, variable.as_tensor().clone())).collect();
+        let mut tensors = Vec::with_capacity(2 * self.factors.len());
+        for (&(layer, name), factors) in &self.factors {
+            let tensor = |values: &[f32], shape: (usize, usize)| Tensor::from_slice(values, shape, &Device::Cpu);
+            let (a, b) = (Parameter::LoraA(layer, name).name(), Parameter::LoraB(layer, name).name());
+            tensors.push((a, tensor(&factors.a, (self.config.rank, factors.inputs))?));
+            tensors.push((b, tensor(&factors.b, (factors.outputs, self.config.rank))?));
+        }
         let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
         let bytes = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), Some(metadata))
             .map_err(|error| NnError::Adapter { path: path.clone(), reason: error.to_string() })?;
@@ -215,23 +210,23 @@ impl LoraAdapter {
         for layer in 0..model.num_hidden_layers {
             for &name in &config.targets {
                 let (outputs, inputs) = name.shape(model);
-                let mut take = |kind: &str, shape: [usize; 2]| -> Result<Var, NnError> {
-                    let key = peft_name(layer, name, kind);
+                let mut take = |parameter: Parameter, shape: [usize; 2]| -> Result<Vec<f32>, NnError> {
+                    let key = parameter.name();
                     let tensor = tensors.remove(&key).ok_or_else(|| mismatch(format!("tensor `{key}` is missing")))?;
                     if tensor.dims() != shape {
                         return Err(mismatch(format!("tensor `{key}` is {:?}, expected {shape:?}", tensor.dims())));
                     }
-                    Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?)
+                    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
                 };
-                let a = take("lora_A", [config.rank, inputs])?;
-                let b = take("lora_B", [outputs, config.rank])?;
-                factors.insert((layer, name), (a, b));
+                let a = take(Parameter::LoraA(layer, name), [config.rank, inputs])?;
+                let b = take(Parameter::LoraB(layer, name), [outputs, config.rank])?;
+                factors.insert((layer, name), Factors { outputs, inputs, a, b });
             }
         }
         if let Some(name) = tensors.keys().min() {
             return Err(mismatch(format!("tensor `{name}` belongs to no layer of this model")));
         }
-        Ok(Self::from_factors(config, factors))
+        Ok(Self { config, factors })
     }
 
     /// Files that make up an adapter folder, for hashing.
@@ -240,14 +235,16 @@ impl LoraAdapter {
     }
 }
 
-fn peft_name(layer: usize, name: LinearName, kind: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.{}.{kind}.weight", name.module(), name.as_str())
-}
-
-/// An adapter ready for generation.
+/// An adapter ready for multiplication.
 #[derive(Debug)]
 pub struct PackedAdapter {
     linears: BTreeMap<(usize, LinearName), PackedLora>,
+}
+
+impl PackedAdapter {
+    pub(crate) fn linear(&self, layer: usize, name: LinearName) -> Option<&PackedLora> {
+        self.linears.get(&(layer, name))
+    }
 }
 
 /// What sits on the base model during a forward pass.
@@ -256,29 +253,22 @@ pub enum Adapter<'a> {
     /// Nothing.
     #[default]
     Base,
-    /// An adapter whose factors receive gradients.
-    Trainable(&'a LoraAdapter),
-    /// An adapter packed for speed.
+    /// One adapter on all rows.
     Packed(&'a PackedAdapter),
-}
-
-/// What sits on one linear layer.
-pub(crate) enum LinearAdapter<'a> {
-    Base,
-    Trainable(&'a LoraFactors),
-    Packed(&'a PackedLora),
+    /// Adapters of their own on some rows of the batch, which must not overlap.
+    Rows(&'a [(Range<usize>, &'a PackedAdapter)]),
 }
 
 impl<'a> Adapter<'a> {
-    pub(crate) fn linear(self, layer: usize, name: LinearName) -> LinearAdapter<'a> {
+    /// What applies to a linear layer in a batch of `rows` rows.
+    pub(crate) fn rows(self, layer: usize, name: LinearName, rows: usize) -> Vec<AdaptedRows<'a>> {
         match self {
-            Self::Base => LinearAdapter::Base,
-            Self::Trainable(adapter) => {
-                adapter.tracked.get(&(layer, name)).map_or(LinearAdapter::Base, LinearAdapter::Trainable)
-            }
-            Self::Packed(adapter) => {
-                adapter.linears.get(&(layer, name)).map_or(LinearAdapter::Base, LinearAdapter::Packed)
-            }
+            Self::Base => Vec::new(),
+            Self::Packed(adapter) => adapter.linear(layer, name).map(|lora| (0..rows, lora)).into_iter().collect(),
+            Self::Rows(parts) => parts
+                .iter()
+                .filter_map(|(range, adapter)| adapter.linear(layer, name).map(|lora| (range.clone(), lora)))
+                .collect(),
         }
     }
 }

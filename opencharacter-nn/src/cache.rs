@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use crate::{
     DecoderConfig,
     decoder::Attend,
+    matrix::{PANEL, SharedPointer, Tile},
     ops::{floats, from_floats},
-    packed::{PANEL, SharedPointer, Tile},
     simd,
 };
 
@@ -34,6 +34,8 @@ struct Geometry {
     heads: usize,
     group: usize,
     head_dim: usize,
+    /// A token sees itself and at most so many minus one before it.
+    window: Option<usize>,
     /// Elements of one head's keys in a block.
     key_panel: usize,
     /// Elements of one head's values in a block: `head_dim` rounded up to whole panels.
@@ -46,6 +48,7 @@ impl Geometry {
             heads: config.num_key_value_heads,
             group: config.group_size(),
             head_dim: config.head_dim,
+            window: config.sliding_window,
             key_panel: config.head_dim * BLOCK_TOKENS,
             value_panel: config.head_dim.div_ceil(PANEL) * PANEL * BLOCK_TOKENS,
         }
@@ -225,12 +228,15 @@ impl Scratch {
 
     /// One token's queries of one head group (`[group, head_dim]`) over the first `seen` tokens of `cache`.
     fn attend(&mut self, cache: &SequenceCache, layer: usize, head: usize, seen: usize, q: &[f32], out: &mut [f32]) {
-        let Geometry { group, head_dim, heads, key_panel, value_panel } = self.geometry;
+        let Geometry { group, head_dim, heads, window, key_panel, value_panel } = self.geometry;
         let blocks = seen.div_ceil(BLOCK_TOKENS);
-        for (index, block) in cache.blocks[..blocks].iter().enumerate() {
+        let first_seen = window.map_or(0, |window| seen.saturating_sub(window));
+        let first_block = first_seen / BLOCK_TOKENS;
+        for (index, block) in cache.blocks.iter().enumerate().take(blocks).skip(first_block) {
             let keys = &block.keys[(layer * heads + head) * key_panel..][..key_panel];
             for_tiles(group, |first, rows| {
-                let tile = Tile { x: q[first * head_dim..].as_ptr(), x_stride: head_dim, inputs: head_dim };
+                let x = q[first * head_dim..].as_ptr();
+                let tile = Tile { x, row_stride: head_dim, input_stride: 1, inputs: head_dim };
                 let scores = &mut self.scores[first * self.context + index * BLOCK_TOKENS..];
                 // SAFETY: `rows` queries, one key panel, and `rows` rows of 16 scores, `context` apart.
                 unsafe { tile.run(rows, keys.as_ptr(), scores.as_mut_ptr(), self.context, false) };
@@ -238,19 +244,21 @@ impl Scratch {
         }
         let scale = 1.0 / (head_dim as f32).sqrt();
         for scores in self.scores.chunks_exact_mut(self.context) {
-            let (_, total) = simd::exponentiate(&mut scores[..seen], scale);
-            simd::scale(&mut scores[..seen], 1.0 / total);
-            // Slots of the last block that this token must not see.
+            let (_, total) = simd::exponentiate(&mut scores[first_seen..seen], scale);
+            simd::scale(&mut scores[first_seen..seen], 1.0 / total);
+            // Slots of the first and the last block that this token must not see.
+            scores[first_block * BLOCK_TOKENS..first_seen].fill(0.0);
             scores[seen..blocks * BLOCK_TOKENS].fill(0.0);
         }
         self.sums.fill(0.0);
         let columns = head_dim.div_ceil(PANEL) * PANEL;
-        for (index, block) in cache.blocks[..blocks].iter().enumerate() {
+        for (index, block) in cache.blocks.iter().enumerate().take(blocks).skip(first_block) {
             let values = &block.values[(layer * heads + head) * value_panel..][..value_panel];
             for (panel, values) in values.chunks_exact(PANEL * BLOCK_TOKENS).enumerate() {
                 for_tiles(group, |first, rows| {
                     let scores = &self.scores[first * self.context + index * BLOCK_TOKENS..];
-                    let tile = Tile { x: scores.as_ptr(), x_stride: self.context, inputs: BLOCK_TOKENS };
+                    let x = scores.as_ptr();
+                    let tile = Tile { x, row_stride: self.context, input_stride: 1, inputs: BLOCK_TOKENS };
                     let sums = &mut self.sums[first * columns + panel * PANEL..];
                     // SAFETY: `rows` rows of 16 probabilities, one value panel, `rows` rows of 16 sums.
                     unsafe { tile.run(rows, values.as_ptr(), sums.as_mut_ptr(), columns, true) };
@@ -274,10 +282,10 @@ fn for_tiles(count: usize, mut f: impl FnMut(usize, usize)) {
 }
 
 impl Attend for CachedAttend<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        floats(k, |k| floats(v, |v| self.store(layer, k, v)))???;
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Vec<f32>)> {
+        self.store(layer, &floats(k)?, &floats(v)?)?;
         let mut out = vec![0.0; q.elem_count()];
-        floats(q, |q| self.compute(layer, q, &mut out))?;
-        from_floats(out, q.dims())
+        self.compute(layer, &floats(q)?, &mut out);
+        Ok((from_floats(out, q.dims())?, Vec::new()))
     }
 }

@@ -19,6 +19,11 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Base of the rotary embedding's frequencies.
     pub rope_theta: f32,
+    /// What each of the rotary embedding's `head_dim / 2` frequencies is divided by (Llama 3's scaling, or linear
+    /// interpolation); empty where there is no scaling.
+    pub rope_factors: Vec<f32>,
+    /// A token sees itself and at most so many minus one before it (Mistral); all of them where there is none.
+    pub sliding_window: Option<usize>,
     /// Added to the mean square in RMS normalisation.
     pub rms_norm_eps: f32,
     /// Longest sequence in tokens.
@@ -63,6 +68,19 @@ impl DecoderConfig {
                 "{} query heads cannot share {} key and value heads evenly",
                 self.num_attention_heads, self.num_key_value_heads
             ));
+        }
+        if !self.rope_factors.is_empty() && self.rope_factors.len() != self.head_dim / 2 {
+            return Err(format!(
+                "{} factors of RoPE scaling do not fit heads of width {}",
+                self.rope_factors.len(),
+                self.head_dim
+            ));
+        }
+        if self.rope_factors.iter().any(|factor| !factor.is_finite() || *factor <= 0.0) {
+            return Err("a factor of RoPE scaling is not a positive number".into());
+        }
+        if self.sliding_window == Some(0) {
+            return Err("the sliding window holds no token".into());
         }
         if !self.head_dim.is_multiple_of(2) {
             return Err(format!("head width {} is odd; rotary embedding needs pairs", self.head_dim));

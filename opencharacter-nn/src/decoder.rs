@@ -5,88 +5,153 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    DecoderConfig, LinearName, NnError, PackedMatrix,
-    adapter::{Adapter, LinearAdapter},
-    linear::FrozenLinear,
-    ops::{self, RotaryTable},
+    DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
+    adapter::{Adapter, PackedAdapter},
+    matrix::{Target, add_outer_product},
+    ops::{self, AttentionShape, Direction, PackedLora, RotaryFrequencies, Rotation, Upstream},
     weights::WeightSource,
 };
 
 /// Attention as the forward pass sees it.
 pub trait Attend {
     /// Attention in block `layer`: `q` is `[tokens, query_size]`, `k` and `v` are `[tokens, key_value_size]`, all
-    /// after rotary embedding; the result has the shape of `q`.
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+    /// after rotary embedding. The result has the shape of `q`; with it come the normalisers that a backward pass
+    /// needs, where this kind of attention has one.
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Vec<f32>)>;
 }
 
 /// Causal attention inside each of several packed sequences, for training and scoring without a cache.
 #[derive(Debug, Clone)]
 pub struct PackedAttend {
-    /// Width of one head.
-    pub head_dim: usize,
-    /// Sequence borders: 0, the end of the first sequence, and so on.
-    pub cumulative_lengths: Arc<Vec<usize>>,
+    head_dim: usize,
+    window: Option<usize>,
+    cumulative_lengths: Vec<usize>,
+}
+
+impl PackedAttend {
+    /// `cumulative_lengths` are the sequences' borders: 0, the end of the first sequence, and so on.
+    pub fn new(config: &DecoderConfig, cumulative_lengths: &[usize]) -> Self {
+        Self {
+            head_dim: config.head_dim,
+            window: config.sliding_window,
+            cumulative_lengths: cumulative_lengths.to_vec(),
+        }
+    }
+
+    fn shape(&self) -> AttentionShape<'_> {
+        AttentionShape { head_dim: self.head_dim, cumulative_lengths: &self.cumulative_lengths, window: self.window }
+    }
 }
 
 impl Attend for PackedAttend {
-    fn attend(&mut self, _: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        ops::packed_attention(q, k, v, self.head_dim, &self.cumulative_lengths)
+    fn attend(&mut self, _: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Vec<f32>)> {
+        ops::packed_attention(q, k, v, self.shape())
     }
+}
+
+/// A linear layer.
+#[derive(Debug)]
+struct Linear {
+    weight: PackedMatrix,
+    bias: Option<Vec<f32>>,
 }
 
 /// One transformer block.
 #[derive(Debug)]
-pub struct Block {
-    input_norm: Tensor,
-    post_attention_norm: Tensor,
-    linears: [FrozenLinear; 7],
+struct Block {
+    input_norm: Vec<f32>,
+    query_norm: Option<Vec<f32>>,
+    key_norm: Option<Vec<f32>>,
+    post_attention_norm: Vec<f32>,
+    linears: [Linear; 7],
 }
 
-/// A decoder of the Llama family with frozen weights. Cloning shares the weights.
+impl Block {
+    fn linear(&self, name: LinearName) -> &Linear {
+        &self.linears[name.index()]
+    }
+}
+
+/// What a block's backward pass needs of its forward pass. Norms and the activation are computed again.
+#[derive(Debug)]
+pub(crate) struct BlockTape {
+    input: Tensor,
+    /// Queries and keys before their own norm, where the model has one.
+    raw: Option<(Tensor, Tensor)>,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attended: Tensor,
+    normalisers: Vec<f32>,
+    middle: Tensor,
+    gate: Tensor,
+    up: Tensor,
+}
+
+/// A decoder of the Llama family. Cloning shares the weights.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: DecoderConfig,
-    embedding: FrozenLinear,
-    head: FrozenLinear,
+    embedding: Arc<PackedMatrix>,
+    /// A head of its own, where it is not tied.
+    head: Option<Arc<PackedMatrix>>,
     blocks: Arc<Vec<Block>>,
-    final_norm: Tensor,
-    rotary: RotaryTable,
+    final_norm: Arc<Vec<f32>>,
+    frequencies: RotaryFrequencies,
 }
 
 impl Decoder {
-    /// Loads and packs all weights of `source`.
+    /// Loads and packs all weights of `source`. Quantised weights stay as they are.
     pub fn load(config: DecoderConfig, source: &mut dyn WeightSource) -> std::result::Result<Self, NnError> {
-        let norm = |values: Vec<f32>| Tensor::from_vec(values, config.hidden_size, &Device::Cpu);
-        let pack = |values: &[f32], outputs, inputs| FrozenLinear::new(PackedMatrix::new(values, outputs, inputs));
-        let embedding = pack(&source.embedding(&config)?, config.vocab_size, config.hidden_size);
+        let path = source.path().to_path_buf();
+        let pack = |weight: &WeightData, what: &dyn Fn() -> String, outputs, inputs| {
+            weight.pack(outputs, inputs).ok_or_else(|| NnError::Malformed {
+                path: path.clone(),
+                reason: format!("{} is no matrix of {outputs} x {inputs}; fetch the file again", what()),
+            })
+        };
+        let width = config.hidden_size;
+        let embedding = source.embedding(&config)?;
+        let embedding = Arc::new(pack(&embedding, &|| "the embedding".into(), config.vocab_size, width)?);
         let head = if config.tie_word_embeddings {
-            embedding.clone()
+            None
         } else {
-            pack(&source.head(&config)?, config.vocab_size, config.hidden_size)
+            let head = source.head(&config)?;
+            Some(Arc::new(pack(&head, &|| "the output head".into(), config.vocab_size, width)?))
         };
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             let mut linears = Vec::with_capacity(LinearName::ALL.len());
             for name in LinearName::ALL {
                 let (outputs, inputs) = name.shape(&config);
-                linears.push(pack(&source.linear(layer, name, &config)?, outputs, inputs));
+                let weight = source.linear(layer, name, &config)?;
+                let what = || format!("{} of block {layer}", name.as_str());
+                let weight = pack(&weight, &what, outputs, inputs)?;
+                linears.push(Linear { weight, bias: source.bias(layer, name, &config)? });
             }
-            let Ok(linears) = <[FrozenLinear; 7]>::try_from(linears) else {
+            let Ok(linears) = <[Linear; 7]>::try_from(linears) else {
                 unreachable!("one linear layer was pushed per name");
             };
+            let mut norm = |name| source.norm(layer, name, &config);
+            let needed = |norm: Option<Vec<f32>>| {
+                let reason = format!("block {layer} lacks a norm; fetch the file again");
+                norm.ok_or_else(|| NnError::Malformed { path: path.clone(), reason })
+            };
             blocks.push(Block {
-                input_norm: norm(source.input_norm(layer, &config)?)?,
-                post_attention_norm: norm(source.post_attention_norm(layer, &config)?)?,
+                input_norm: needed(norm(NormName::Input)?)?,
+                query_norm: norm(NormName::Query)?,
+                key_norm: norm(NormName::Key)?,
+                post_attention_norm: needed(norm(NormName::PostAttention)?)?,
                 linears,
             });
         }
-        let final_norm = norm(source.final_norm(&config)?)?;
-        let rotary = RotaryTable::new(config.head_dim, config.max_position_embeddings, config.rope_theta);
-        Ok(Self { config, embedding, head, blocks: Arc::new(blocks), final_norm, rotary })
+        let final_norm = Arc::new(source.final_norm(&config)?);
+        let frequencies = RotaryFrequencies::new(config.head_dim, config.rope_theta, &config.rope_factors);
+        Ok(Self { config, embedding, head, blocks: Arc::new(blocks), final_norm, frequencies })
     }
 
     /// The model's shape.
@@ -95,75 +160,321 @@ impl Decoder {
     }
 
     /// The output head, `[vocab, hidden]`.
-    pub fn head(&self) -> &FrozenLinear {
-        &self.head
+    pub fn head(&self) -> &PackedMatrix {
+        self.head.as_deref().unwrap_or(&self.embedding)
+    }
+
+    /// The parameter that [`Decoder::head`] is.
+    pub(crate) fn head_parameter(&self) -> Parameter {
+        if self.head.is_some() { Parameter::Head } else { Parameter::Embedding }
+    }
+
+    /// Cosines and sines of a batch's positions, for all its blocks.
+    pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
+        self.frequencies.rotation(positions)
     }
 
     /// `[tokens, hidden]`: the embeddings of `tokens`.
-    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+    pub(crate) fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
         let width = self.config.hidden_size;
         let mut values = vec![0.0; tokens.len() * width];
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
             candle_core::bail!("token {token} is outside the vocabulary of {}", self.config.vocab_size);
         }
         let rows = values.par_chunks_exact_mut(width).zip(tokens).with_min_len(16);
-        rows.for_each(|(row, &token)| self.embedding.forward().copy_row(token as usize, row));
+        rows.for_each(|(row, &token)| self.embedding.copy_row(token as usize, row));
         ops::from_floats(values, &[tokens.len(), width])
     }
 
-    /// One block: `hidden` is `[tokens, hidden]`, `positions` one per token.
-    pub fn block(
+    /// One block: `hidden` is `[tokens, hidden]`. With the result comes what a backward pass needs.
+    pub(crate) fn block(
         &self,
         layer: usize,
         hidden: &Tensor,
-        positions: &Arc<Vec<u32>>,
+        rotation: &Rotation,
         adapter: Adapter<'_>,
         attention: &mut dyn Attend,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, BlockTape)> {
         let block = &self.blocks[layer];
         let epsilon = self.config.rms_norm_eps;
+        let rows = hidden.dim(0)?;
         let linear = |name: LinearName, x: &Tensor| {
-            let weight = &block.linears[name.index()];
-            match adapter.linear(layer, name) {
-                LinearAdapter::Base => ops::frozen_linear(x, weight),
-                LinearAdapter::Trainable(factors) => ops::lora_linear(x, weight, factors),
-                LinearAdapter::Packed(factors) => ops::packed_lora_linear(x, weight, factors),
-            }
+            let Linear { weight, bias } = block.linear(name);
+            ops::linear(x, weight, bias.as_deref(), &adapter.rows(layer, name, rows))
         };
         let normed = ops::rms_norm(hidden, &block.input_norm, epsilon)?;
-        let q = ops::rotary(&linear(LinearName::QProj, &normed)?, &self.rotary, positions)?;
-        let k = ops::rotary(&linear(LinearName::KProj, &normed)?, &self.rotary, positions)?;
+        let (mut q, mut k) = (linear(LinearName::QProj, &normed)?, linear(LinearName::KProj, &normed)?);
         let v = linear(LinearName::VProj, &normed)?;
-        let attended = attention.attend(layer, &q, &k, &v)?;
-        let hidden = ops::add(hidden, &linear(LinearName::OProj, &attended)?)?;
-        let normed = ops::rms_norm(&hidden, &block.post_attention_norm, epsilon)?;
-        let activated = ops::swiglu(&linear(LinearName::GateProj, &normed)?, &linear(LinearName::UpProj, &normed)?)?;
-        ops::add(&hidden, &linear(LinearName::DownProj, &activated)?)
+        let mut raw = None;
+        if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
+            let before = (q, k);
+            q = ops::rms_norm(&before.0, query_norm, epsilon)?;
+            k = ops::rms_norm(&before.1, key_norm, epsilon)?;
+            raw = Some(before);
+        }
+        let q = ops::rotate(&q, rotation, Direction::Forward)?;
+        let k = ops::rotate(&k, rotation, Direction::Forward)?;
+        let (attended, normalisers) = attention.attend(layer, &q, &k, &v)?;
+        let middle = ops::add(hidden, &linear(LinearName::OProj, &attended)?)?;
+        let normed = ops::rms_norm(&middle, &block.post_attention_norm, epsilon)?;
+        let (gate, up) = (linear(LinearName::GateProj, &normed)?, linear(LinearName::UpProj, &normed)?);
+        let out = ops::add(&middle, &linear(LinearName::DownProj, &ops::swiglu(&gate, &up)?)?)?;
+        let input = hidden.clone();
+        Ok((out, BlockTape { input, raw, q, k, v, attended, normalisers, middle, gate, up }))
+    }
+
+    /// The gradient of a block's input, given that of its result; gradients of what is trained are added to
+    /// `gradients`. Without `to_input` nobody wants the former, and the block's first products are left out.
+    pub(crate) fn block_backward(
+        &self,
+        layer: usize,
+        tape: &BlockTape,
+        upstream: &Tensor,
+        rotation: &Rotation,
+        adapter: Option<&PackedAdapter>,
+        attention: &PackedAttend,
+        gradients: &mut Gradients,
+        to_input: bool,
+    ) -> Result<Option<Tensor>> {
+        let epsilon = self.config.rms_norm_eps;
+        let mut pass = BlockBackward { layer, block: &self.blocks[layer], adapter, gradients };
+        let activated = ops::swiglu(&tape.gate, &tape.up)?;
+        let activated = pass.linears(&activated, &[(LinearName::DownProj, upstream)])?;
+        let (gate, up) = ops::swiglu_backward(&tape.gate, &tape.up, &activated)?;
+        let normed = ops::rms_norm(&tape.middle, &pass.block.post_attention_norm, epsilon)?;
+        let normed = pass.linears(&normed, &[(LinearName::GateProj, &gate), (LinearName::UpProj, &up)])?;
+        let middle = pass.norm(Parameter::PostAttentionNorm(layer), &tape.middle, &normed, epsilon)?;
+        let middle = ops::add(&middle, upstream)?;
+
+        let attended = pass.linears(&tape.attended, &[(LinearName::OProj, &middle)])?;
+        let [q, k, v] = ops::packed_attention_backward(
+            [&tape.q, &tape.k, &tape.v],
+            &tape.attended,
+            &tape.normalisers,
+            &attended,
+            attention.shape(),
+        )?;
+        let mut q = ops::rotate(&q, rotation, Direction::Backward)?;
+        let mut k = ops::rotate(&k, rotation, Direction::Backward)?;
+        if let Some((raw_q, raw_k)) = &tape.raw {
+            q = pass.norm(Parameter::QueryNorm(layer), raw_q, &q, epsilon)?;
+            k = pass.norm(Parameter::KeyNorm(layer), raw_k, &k, epsilon)?;
+        }
+        let normed = ops::rms_norm(&tape.input, &pass.block.input_norm, epsilon)?;
+        let parts = [(LinearName::QProj, &q), (LinearName::KProj, &k), (LinearName::VProj, &v)];
+        if !to_input && pass.gradients.get(Parameter::InputNorm(layer)).is_none() {
+            pass.parameters(&normed, &parts)?;
+            return Ok(None);
+        }
+        let normed = pass.linears(&normed, &parts)?;
+        let input = pass.norm(Parameter::InputNorm(layer), &tape.input, &normed, epsilon)?;
+        Ok(Some(ops::add(&input, &middle)?))
+    }
+
+    /// Adds the gradient of the embeddings of `tokens`.
+    pub(crate) fn embed_backward(&self, tokens: &[u32], upstream: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let Some(panels) = gradients.get_mut(Parameter::Embedding) else { return Ok(()) };
+        let width = self.config.hidden_size;
+        for (&token, row) in tokens.iter().zip(ops::floats(upstream)?.chunks_exact(width)) {
+            self.embedding.add_to_row(token as usize, row, panels);
+        }
+        Ok(())
     }
 
     /// The last normalisation, after which [`Decoder::head`] gives logits.
-    pub fn final_norm(&self, hidden: &Tensor) -> Result<Tensor> {
+    pub(crate) fn final_norm(&self, hidden: &Tensor) -> Result<Tensor> {
         ops::rms_norm(hidden, &self.final_norm, self.config.rms_norm_eps)
     }
 
-    /// The hidden states after the last block and the last norm, `[tokens, hidden]`.
+    /// The gradient of [`Decoder::final_norm`]'s argument.
+    pub(crate) fn final_norm_backward(
+        &self,
+        hidden: &Tensor,
+        upstream: &Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        if let Some(sums) = gradients.get_mut(Parameter::FinalNorm) {
+            ops::rms_norm_weight_gradient(hidden, upstream, self.config.rms_norm_eps, sums)?;
+        }
+        ops::rms_norm_backward(hidden, &self.final_norm, upstream, self.config.rms_norm_eps)
+    }
+
+    /// The hidden states after the last block and the last norm, `[tokens, hidden]`. `positions` has one per token.
     pub fn forward(
         &self,
         tokens: &[u32],
-        positions: &Arc<Vec<u32>>,
+        positions: &[u32],
         adapter: Adapter<'_>,
         attention: &mut dyn Attend,
     ) -> Result<Tensor> {
+        let rotation = self.rotation(positions);
         let mut hidden = self.embed(tokens)?;
         for layer in 0..self.config.num_hidden_layers {
-            hidden = self.block(layer, &hidden, positions, adapter, attention)?;
+            hidden = self.block(layer, &hidden, &rotation, adapter, attention)?.0;
         }
         self.final_norm(&hidden)
     }
 
-    /// Logits of the given hidden states: `[rows * vocab]`, row after row.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Vec<f32>> {
-        let rows = hidden.dim(0)?;
-        ops::floats(hidden, |hidden| self.head.forward().multiply(hidden, rows))
+    /// Logits of the given rows of hidden states: `[rows * vocab]`, row after row.
+    pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Vec<f32>> {
+        let selected = ops::select_rows(hidden, rows)?;
+        Ok(self.head().multiply(&ops::floats(&selected)?, rows.len()))
+    }
+
+    /// Makes every weight f32, as full fine-tuning needs it, and these weights nobody else's.
+    pub fn thaw(&mut self) {
+        self.embedding = Arc::new(self.embedding.to_floats());
+        self.head = self.head.as_ref().map(|head| Arc::new(head.to_floats()));
+        let linear = |Linear { weight, bias }: &Linear| Linear { weight: weight.to_floats(), bias: bias.clone() };
+        let block = |block: &Block| Block {
+            input_norm: block.input_norm.clone(),
+            query_norm: block.query_norm.clone(),
+            key_norm: block.key_norm.clone(),
+            post_attention_norm: block.post_attention_norm.clone(),
+            linears: block.linears.each_ref().map(linear),
+        };
+        self.blocks = Arc::new(self.blocks.iter().map(block).collect());
+        self.final_norm = Arc::new(self.final_norm.to_vec());
+    }
+
+    /// All weights, for full fine-tuning: each as its own layout holds it (matrices in panels). Nothing when they are
+    /// shared or quantised; [`Decoder::thaw`] them first.
+    pub fn parameters_mut(&mut self) -> Option<Vec<(Parameter, &mut [f32])>> {
+        let mut all = vec![(Parameter::Embedding, Arc::get_mut(&mut self.embedding)?.floats_mut()?)];
+        for (layer, block) in Arc::get_mut(&mut self.blocks)?.iter_mut().enumerate() {
+            all.push((Parameter::InputNorm(layer), &mut block.input_norm));
+            all.extend(block.query_norm.as_mut().map(|norm| (Parameter::QueryNorm(layer), norm.as_mut_slice())));
+            all.extend(block.key_norm.as_mut().map(|norm| (Parameter::KeyNorm(layer), norm.as_mut_slice())));
+            all.push((Parameter::PostAttentionNorm(layer), &mut block.post_attention_norm));
+            for (linear, name) in block.linears.iter_mut().zip(LinearName::ALL) {
+                all.push((Parameter::Weight(layer, name), linear.weight.floats_mut()?));
+                all.extend(linear.bias.as_mut().map(|bias| (Parameter::Bias(layer, name), bias.as_mut_slice())));
+            }
+        }
+        all.push((Parameter::FinalNorm, Arc::get_mut(&mut self.final_norm)?));
+        if let Some(head) = &mut self.head {
+            all.push((Parameter::Head, Arc::get_mut(head)?.floats_mut()?));
+        }
+        Some(all)
+    }
+
+    /// Every weight by its name, row-major in f32, with its shape, one at a time.
+    pub fn for_each_weight<E>(
+        &self,
+        mut visit: impl FnMut(Parameter, &[usize], Vec<f32>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let shape = |matrix: &PackedMatrix| [matrix.outputs(), matrix.inputs()];
+        visit(Parameter::Embedding, &shape(&self.embedding), self.embedding.to_rows())?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let norms = [
+                (Parameter::InputNorm(layer), Some(&block.input_norm)),
+                (Parameter::QueryNorm(layer), block.query_norm.as_ref()),
+                (Parameter::KeyNorm(layer), block.key_norm.as_ref()),
+                (Parameter::PostAttentionNorm(layer), Some(&block.post_attention_norm)),
+            ];
+            for (parameter, norm) in norms {
+                if let Some(norm) = norm {
+                    visit(parameter, &[norm.len()], norm.clone())?;
+                }
+            }
+            for (linear, name) in block.linears.iter().zip(LinearName::ALL) {
+                visit(Parameter::Weight(layer, name), &shape(&linear.weight), linear.weight.to_rows())?;
+                if let Some(bias) = &linear.bias {
+                    visit(Parameter::Bias(layer, name), &[bias.len()], bias.clone())?;
+                }
+            }
+        }
+        visit(Parameter::FinalNorm, &[self.final_norm.len()], self.final_norm.to_vec())?;
+        if let Some(head) = &self.head {
+            visit(Parameter::Head, &shape(head), head.to_rows())?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all weights as they are held.
+    pub fn bytes(&self) -> usize {
+        let blocks: usize =
+            self.blocks.iter().flat_map(|block| &block.linears).map(|linear| linear.weight.bytes()).sum();
+        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |head| head.bytes())
+    }
+}
+
+/// The parts of a block's backward pass that end in a parameter's gradient.
+struct BlockBackward<'a> {
+    layer: usize,
+    block: &'a Block,
+    adapter: Option<&'a PackedAdapter>,
+    gradients: &'a mut Gradients,
+}
+
+impl<'a> BlockBackward<'a> {
+    fn lora(&self, name: LinearName) -> Option<&'a PackedLora> {
+        self.adapter.and_then(|adapter| adapter.linear(self.layer, name))
+    }
+
+    /// Gradients of the layers that share input `x`, each given the gradient of its result; returns that of `x`.
+    fn linears(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<Tensor> {
+        let upstream: Vec<Upstream<'_>> = parts
+            .iter()
+            .map(|&(name, gradient)| Upstream {
+                gradient,
+                weight: &self.block.linear(name).weight,
+                lora: self.lora(name),
+            })
+            .collect();
+        let (gradient, inner) = ops::linear_input_gradient(&upstream)?;
+        self.add(x, parts, &inner)?;
+        Ok(gradient)
+    }
+
+    /// As [`BlockBackward::linears`] where nobody wants the gradient of `x`.
+    fn parameters(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<()> {
+        let inner = parts
+            .iter()
+            .map(|&(name, gradient)| self.lora(name).map(|lora| lora.inner_gradient(gradient)).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        self.add(x, parts, &inner)
+    }
+
+    fn add(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)], inner: &[Option<Vec<f32>>]) -> Result<()> {
+        let layer = self.layer;
+        for (&(name, gradient), inner) in parts.iter().zip(inner) {
+            if let (Some(lora), Some(inner)) = (self.lora(name), inner)
+                && let Some([a, b]) =
+                    self.gradients.pair_mut(Parameter::LoraA(layer, name), Parameter::LoraB(layer, name))
+            {
+                ops::low_rank_gradients(lora, x, gradient, inner, a, b)?;
+            }
+            if let Some(panels) = self.gradients.get_mut(Parameter::Weight(layer, name)) {
+                let (x, gradient) = (ops::floats(x)?, ops::floats(gradient)?);
+                add_outer_product(
+                    &x,
+                    &gradient,
+                    x.len() / self.block.linear(name).weight.inputs(),
+                    Target::Panels(panels),
+                );
+            }
+            if let Some(sums) = self.gradients.get_mut(Parameter::Bias(layer, name)) {
+                ops::bias_gradient(gradient, sums)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradient of a norm's argument `x`.
+    fn norm(&mut self, parameter: Parameter, x: &Tensor, gradient: &Tensor, epsilon: f32) -> Result<Tensor> {
+        if let Some(sums) = self.gradients.get_mut(parameter) {
+            ops::rms_norm_weight_gradient(x, gradient, epsilon, sums)?;
+        }
+        let weight = match parameter {
+            Parameter::QueryNorm(_) => self.block.query_norm.as_deref(),
+            Parameter::KeyNorm(_) => self.block.key_norm.as_deref(),
+            Parameter::InputNorm(_) => Some(&*self.block.input_norm),
+            _ => Some(&*self.block.post_attention_norm),
+        };
+        match weight {
+            Some(weight) => ops::rms_norm_backward(x, weight, gradient, epsilon),
+            None => candle_core::bail!("this model has no such norm"),
+        }
     }
 }

@@ -10,9 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::{Device, quantized::gguf_file};
+use candle_core::{
+    Device,
+    quantized::{GgmlDType, QTensor, gguf_file},
+};
 
-use crate::{DecoderConfig, LinearName, NnError, weights::WeightSource};
+use crate::{
+    BlockFormat, DecoderConfig, LinearName, NnError, NormName,
+    weights::{WeightData, WeightSource},
+};
 
 /// An opened GGUF file.
 #[derive(Debug)]
@@ -101,6 +107,8 @@ impl GgufFile {
             num_key_value_heads: integer("attention.head_count_kv").unwrap_or(num_attention_heads),
             head_dim: integer("attention.key_length").unwrap_or(hidden_size / num_attention_heads.max(1)),
             rope_theta: float("rope.freq_base").unwrap_or(10_000.0),
+            rope_factors: Vec::new(),
+            sliding_window: None,
             rms_norm_eps: float("attention.layer_norm_rms_epsilon")
                 .ok_or_else(|| self.malformed("metadata `llama.attention.layer_norm_rms_epsilon` is missing".into()))?,
             max_position_embeddings: integer("context_length")?,
@@ -110,28 +118,57 @@ impl GgufFile {
         Ok(config)
     }
 
+    /// Whether llama.cpp's converter laid the rows of a rotary pair side by side: for the `llama` architecture it does.
+    fn pairs_lie_together(&self, name: LinearName) -> bool {
+        matches!(name, LinearName::QProj | LinearName::KProj)
+    }
+
     fn malformed(&self, reason: String) -> NnError {
         NnError::Malformed { path: self.path.clone(), reason }
     }
 
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, NnError> {
-        let found = self.content.tensor_infos.get(name).map(|info| info.shape.dims().to_vec());
-        match found {
-            None => return Err(self.malformed(format!("tensor `{name}` is missing"))),
+    /// The tensor `name`, which must have `shape`; nothing where it does not exist.
+    fn find(&mut self, name: &str, shape: &[usize]) -> Result<Option<QTensor>, NnError> {
+        match self.content.tensor_infos.get(name).map(|info| info.shape.dims()) {
+            None => return Ok(None),
             Some(dims) if dims != shape => {
                 return Err(self.malformed(format!("tensor `{name}` has shape {dims:?}, expected {shape:?}")));
             }
             Some(_) => {}
         }
-        let read = |file: &mut Self| -> candle_core::Result<Vec<f32>> {
-            let quantised = file.content.tensor(&mut file.reader, name, &Device::Cpu)?;
-            quantised.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
-        };
-        read(self).map_err(|error| {
-            let reason = first_line(&error);
-            self.malformed(format!("tensor `{name}` cannot be read ({reason}); the file is cut short or damaged"))
-        })
+        let found = self.content.tensor(&mut self.reader, name, &Device::Cpu);
+        found.map(Some).map_err(|error| self.unreadable(name, &error))
     }
+
+    fn unreadable(&self, name: &str, error: &candle_core::Error) -> NnError {
+        let reason = first_line(error);
+        self.malformed(format!("tensor `{name}` cannot be read ({reason}); the file is cut short or damaged"))
+    }
+
+    fn vector(&mut self, name: &str, length: usize) -> Result<Option<Vec<f32>>, NnError> {
+        let Some(tensor) = self.find(name, &[length])? else { return Ok(None) };
+        widen(&tensor).map(Some).map_err(|error| self.unreadable(name, &error))
+    }
+
+    /// A matrix, in its own blocks where those are multiplied as they are.
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<WeightData, NnError> {
+        let tensor = self.find(name, &shape)?.ok_or_else(|| self.malformed(format!("tensor `{name}` is missing")))?;
+        let format = match tensor.dtype() {
+            GgmlDType::Q4_0 => Some(BlockFormat::Q4_0),
+            GgmlDType::Q4_1 => Some(BlockFormat::Q4_1),
+            GgmlDType::Q8_0 => Some(BlockFormat::Q8_0),
+            _ => None,
+        };
+        let data = match format {
+            Some(format) => tensor.data().map(|bytes| WeightData::Blocks(format, bytes.into_owned())),
+            None => widen(&tensor).map(WeightData::Floats),
+        };
+        data.map_err(|error| self.unreadable(name, &error))
+    }
+}
+
+fn widen(tensor: &QTensor) -> candle_core::Result<Vec<f32>> {
+    tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
 }
 
 impl WeightSource for GgufFile {
@@ -139,43 +176,59 @@ impl WeightSource for GgufFile {
         &self.path
     }
 
-    fn embedding(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("token_embd.weight", &[config.vocab_size, config.hidden_size])
+    fn embedding(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
+        self.matrix("token_embd.weight", [config.vocab_size, config.hidden_size])
     }
 
-    fn head(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("output.weight", &[config.vocab_size, config.hidden_size])
+    fn head(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
+        self.matrix("output.weight", [config.vocab_size, config.hidden_size])
     }
 
     fn final_norm(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("output_norm.weight", &[config.hidden_size])
+        let norm = self.vector("output_norm.weight", config.hidden_size)?;
+        norm.ok_or_else(|| self.malformed("tensor `output_norm.weight` is missing".into()))
     }
 
-    fn input_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor(&format!("blk.{layer}.attn_norm.weight"), &[config.hidden_size])
+    fn norm(&mut self, layer: usize, name: NormName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
+        let (name, length) = match name {
+            NormName::Input => ("attn_norm", config.hidden_size),
+            NormName::Query => ("attn_q_norm", config.head_dim),
+            NormName::Key => ("attn_k_norm", config.head_dim),
+            NormName::PostAttention => ("ffn_norm", config.hidden_size),
+        };
+        self.vector(&format!("blk.{layer}.{name}.weight"), length)
     }
 
-    fn post_attention_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor(&format!("blk.{layer}.ffn_norm.weight"), &[config.hidden_size])
-    }
-
-    fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+    fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<WeightData, NnError> {
         let (outputs, inputs) = name.shape(config);
-        let weight = self.tensor(&format!("blk.{layer}.{}.weight", name.gguf()), &[outputs, inputs])?;
-        Ok(match name {
-            LinearName::QProj | LinearName::KProj => separate_rotary_pairs(&weight, inputs, config.head_dim),
-            _ => weight,
+        let weight = self.matrix(&format!("blk.{layer}.{}.weight", name.gguf()), [outputs, inputs])?;
+        if !self.pairs_lie_together(name) {
+            return Ok(weight);
+        }
+        Ok(match weight {
+            WeightData::Floats(values) => {
+                WeightData::Floats(separate_rotary_pairs(&values, values.len() / outputs, config.head_dim))
+            }
+            WeightData::Blocks(format, bytes) => {
+                WeightData::Blocks(format, separate_rotary_pairs(&bytes, bytes.len() / outputs, config.head_dim))
+            }
         })
+    }
+
+    fn bias(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
+        let bias = self.vector(&format!("blk.{layer}.{}.bias", name.gguf()), name.shape(config).0)?;
+        let together = self.pairs_lie_together(name);
+        Ok(bias.map(|bias| if together { separate_rotary_pairs(&bias, 1, config.head_dim) } else { bias }))
     }
 }
 
-/// Rows `2i` and `2i + 1` of each head become rows `i` and `head_dim / 2 + i`.
-fn separate_rotary_pairs(weight: &[f32], inputs: usize, head_dim: usize) -> Vec<f32> {
-    let mut out = vec![0.0; weight.len()];
-    for (row, values) in weight.chunks_exact(inputs).enumerate() {
+/// Rows `2i` and `2i + 1` of each head become rows `i` and `head_dim / 2 + i`; a row is `width` elements.
+fn separate_rotary_pairs<T: Copy + Default>(weight: &[T], width: usize, head_dim: usize) -> Vec<T> {
+    let mut out = vec![T::default(); weight.len()];
+    for (row, values) in weight.chunks_exact(width).enumerate() {
         let (head, within) = (row / head_dim, row % head_dim);
         let target = head * head_dim + within / 2 + (within % 2) * (head_dim / 2);
-        out[target * inputs..(target + 1) * inputs].copy_from_slice(values);
+        out[target * width..(target + 1) * width].copy_from_slice(values);
     }
     out
 }

@@ -1,30 +1,35 @@
 //! Loss and gradients of a packed batch, block by block.
 //!
-//! Each block is its own small graph: the forward pass cuts the chain at every block's input, the backward pass walks
-//! the blocks from last to first, hands each the gradient of its output, and drops its graph. A whole-model graph
-//! would keep every activation until the end, and candle's traversal of it is recursive. With `recompute`, only the
-//! blocks' inputs are kept and each block is run once more on the way back: memory for one forward pass of time.
+//! The forward pass keeps each block's [tape](crate::decoder::BlockTape), the backward pass walks the blocks from last
+//! to first and drops each tape after use. With `recompute`, only the blocks' inputs are kept and each block is run
+//! once more on the way back: memory for one forward pass of time.
 
-use std::sync::Arc;
-
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 
 use crate::{
-    Decoder, LoraAdapter, NnError, PackedBatch,
-    adapter::Adapter,
+    Decoder, Gradients, LoraAdapter, NnError, PackedBatch,
+    adapter::{Adapter, PackedAdapter},
     decoder::PackedAttend,
-    ops::{self, head_cross_entropy},
+    ops,
 };
 
-/// What one batch says about the trained parameters.
-#[derive(Debug)]
-pub struct LossAndGradients {
-    /// Sum of the trained tokens' negative log-likelihoods, in nats.
-    pub loss_sum: f64,
-    /// How many tokens were trained.
-    pub trained_tokens: usize,
-    /// The gradient of `loss_sum`, in the order of [`LoraAdapter::variables`].
-    pub gradients: Vec<Tensor>,
+/// What is trained.
+#[derive(Debug, Clone, Copy)]
+pub enum Trainable<'a> {
+    /// An adapter on frozen weights.
+    Lora(&'a LoraAdapter),
+    /// Every weight, which must be f32 ([`Decoder::thaw`]).
+    Weights,
+}
+
+/// How much each trained token's loss counts.
+#[derive(Clone, Copy)]
+pub enum TokenWeights<'a> {
+    /// Once.
+    Equal,
+    /// As much as this says, given each trained token's loss in the batch's order: preference training looks at the
+    /// losses of whole answers first.
+    FromLosses(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
 /// Each trained token's negative log-likelihood, in the batch's order, without gradients.
@@ -33,9 +38,9 @@ pub fn token_losses(decoder: &Decoder, batch: &PackedBatch, adapter: Adapter<'_>
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let positions = Arc::new(batch.positions());
-    let hidden = decoder.forward(&batch.tokens, &positions, adapter, &mut attend(decoder, batch))?;
-    Ok(head_log_probs(decoder, &hidden, &rows, &targets)?.into_iter().map(|log_prob| -log_prob).collect())
+    let mut attention = PackedAttend::new(decoder.config(), &batch.cumulative_lengths);
+    let hidden = decoder.forward(&batch.tokens, &batch.positions(), adapter, &mut attention)?;
+    Ok(ops::head_cross_entropy(&ops::select_rows(&hidden, &rows)?, decoder.head(), &targets)?.per_row)
 }
 
 /// Log-probabilities of `targets` given rows of normed hidden states, without gradients; one per row.
@@ -43,73 +48,88 @@ pub fn head_log_probs(decoder: &Decoder, hidden: &Tensor, rows: &[u32], targets:
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let losses = head_cross_entropy(&select_rows(hidden, rows)?.detach(), decoder.head(), targets)?.per_row;
+    let losses = ops::head_cross_entropy(&ops::select_rows(hidden, rows)?, decoder.head(), targets)?.per_row;
     Ok(losses.into_iter().map(|loss| -loss).collect())
 }
 
-/// Loss and gradients of `batch` with respect to `adapter`'s factors.
+/// Each trained token's negative log-likelihood, in nats and in the batch's order. The gradients of their weighted sum
+/// are added to `gradients`, for the parameters that are in there.
 pub fn loss_and_gradients(
     decoder: &Decoder,
-    adapter: &LoraAdapter,
+    trainable: Trainable<'_>,
     batch: &PackedBatch,
+    weights: TokenWeights<'_>,
     recompute: bool,
-) -> Result<LossAndGradients, NnError> {
-    let layers = decoder.config().num_hidden_layers;
-    let positions = Arc::new(batch.positions());
-    let mut attention = attend(decoder, batch);
+    gradients: &mut Gradients,
+) -> Result<Vec<f32>, NnError> {
     let (rows, targets) = batch.trained();
-    let mut gradients: Vec<Option<Tensor>> = adapter.variables().iter().map(|_| None).collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let packed = match trainable {
+        Trainable::Lora(adapter) => Some(adapter.pack()),
+        Trainable::Weights => None,
+    };
+    let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
+    let layers = decoder.config().num_hidden_layers;
+    let rotation = decoder.rotation(&batch.positions());
+    let mut attention = PackedAttend::new(decoder.config(), &batch.cumulative_lengths);
 
     let mut hidden = decoder.embed(&batch.tokens)?;
     let mut kept = Vec::with_capacity(layers);
     for layer in 0..layers {
-        let input = Var::from_tensor(&hidden)?;
-        if recompute {
-            hidden = decoder.block(layer, &hidden, &positions, adapter.trainable(), &mut attention)?.detach();
-            kept.push((input, None));
-        } else {
-            let output = decoder.block(layer, input.as_tensor(), &positions, adapter.trainable(), &mut attention)?;
-            hidden = output.detach();
-            kept.push((input, Some(output)));
-        }
+        let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention)?;
+        kept.push((hidden, (!recompute).then_some(tape)));
+        hidden = output;
     }
 
-    let last = Var::from_tensor(&hidden)?;
-    let loss =
-        head_cross_entropy(&decoder.final_norm(&select_rows(last.as_tensor(), &rows)?)?, decoder.head(), &targets)?;
-    let loss_sum = loss.per_row.iter().map(|&loss| f64::from(loss)).sum();
-    let mut upstream = gradient_of(&loss.sum.backward()?, &last)?;
-    drop(loss);
-
-    for layer in (0..layers).rev() {
-        let Some((input, output)) = kept.pop() else { unreachable!("one entry was kept per block") };
-        let output = match output {
-            Some(output) => output,
-            None => decoder.block(layer, input.as_tensor(), &positions, adapter.trainable(), &mut attention)?,
+    let (losses, mut upstream) = head(decoder, &hidden, &rows, &targets, weights, gradients)?;
+    drop(hidden);
+    while let Some((input, tape)) = kept.pop() {
+        let layer = kept.len();
+        let tape = match tape {
+            Some(tape) => tape,
+            None => decoder.block(layer, &input, &rotation, adapter, &mut attention)?.1,
         };
-        let store = ops::seed_gradient(&output, &upstream)?.backward()?;
-        for (index, variable) in adapter.block_variables(layer) {
-            gradients[index] = Some(gradient_of(&store, variable)?);
+        // Below the first block there is only the embedding.
+        let to_input = layer > 0 || packed.is_none();
+        let packed: Option<&PackedAdapter> = packed.as_ref();
+        let input =
+            decoder.block_backward(layer, &tape, &upstream, &rotation, packed, &attention, gradients, to_input)?;
+        match input {
+            Some(input) => upstream = input,
+            None => return Ok(losses),
         }
-        upstream = gradient_of(&store, &input)?;
     }
-    let gradients = gradients.into_iter().flatten().collect();
-    Ok(LossAndGradients { loss_sum, trained_tokens: targets.len(), gradients })
+    decoder.embed_backward(&batch.tokens, &upstream, gradients)?;
+    Ok(losses)
 }
 
-fn attend(decoder: &Decoder, batch: &PackedBatch) -> PackedAttend {
-    PackedAttend { head_dim: decoder.config().head_dim, cumulative_lengths: Arc::new(batch.cumulative_lengths.clone()) }
-}
-
-/// The gradient of `variable`, cut from the graph. A missing one is an error: candle's optimiser would skip it in
-/// silence.
-fn gradient_of(store: &candle_core::backprop::GradStore, variable: &Var) -> Result<Tensor, NnError> {
-    match store.get(variable) {
-        Some(gradient) => Ok(gradient.detach()),
-        None => Err(NnError::Tensor(candle_core::Error::Msg("a trainable parameter received no gradient".into()))),
+/// Losses of the trained rows, and the gradient of all rows of `hidden`.
+fn head(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    rows: &[u32],
+    targets: &[u32],
+    weights: TokenWeights<'_>,
+    gradients: &mut Gradients,
+) -> Result<(Vec<f32>, Tensor), NnError> {
+    let selected = ops::select_rows(hidden, rows)?;
+    let normed = decoder.final_norm(&selected)?;
+    let weights = match weights {
+        TokenWeights::Equal => vec![1.0; rows.len()],
+        TokenWeights::FromLosses(weigh) => weigh(&ops::head_cross_entropy(&normed, decoder.head(), targets)?.per_row),
+    };
+    let head_gradient = gradients.get_mut(decoder.head_parameter());
+    let loss = ops::head_gradient(&normed, decoder.head(), targets, &weights, head_gradient)?;
+    let Some(gradient) = loss.gradient else {
+        return Err(NnError::Tensor(candle_core::Error::Msg("the head gave no gradient".into())));
+    };
+    let gradient = decoder.final_norm_backward(&selected, &gradient, gradients)?;
+    let (tokens, width) = hidden.dims2()?;
+    let mut all = vec![0.0; tokens * width];
+    for (&row, values) in rows.iter().zip(ops::floats(&gradient)?.chunks_exact(width)) {
+        all[row as usize * width..(row as usize + 1) * width].copy_from_slice(values);
     }
-}
-
-fn select_rows(hidden: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
-    hidden.index_select(&Tensor::from_slice(rows, rows.len(), hidden.device())?, 0)
+    Ok((loss.per_row, ops::from_floats(all, &[tokens, width])?))
 }

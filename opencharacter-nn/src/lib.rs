@@ -7,13 +7,14 @@
 //! # Ok::<(), opencharacter_nn::NnError>(())
 //! ```
 //!
-//! # Why packed f32 weights
+//! # Why f32 arithmetic on packed weights
 //!
-//! Weights are dequantised to f32 and laid out once, at load, for the one kernel that every product with a weight runs
-//! through ([`PackedMatrix`]). Training on a CPU needs f32 anyway, and a kernel whose every output element is one chain
-//! of fused multiply-adds gives the same bits for any batch, any number of threads and any instruction set: that is
-//! what lets the engine promise that a request's text does not depend on its company. The price is memory traffic in
-//! single-stream decoding, four bytes per weight.
+//! Weights are laid out once, at load, for the one kernel that every product with a weight runs through
+//! ([`PackedMatrix`]). Its every output element is one chain of f32 fused multiply-adds, which gives the same bits for
+//! any batch, any number of threads and any instruction set: that is what lets the engine promise that a request's text
+//! does not depend on its company, and what makes the trainer and the engine one model. Quantised weights keep their
+//! few bits in memory and become f32 in the cache, right before they are multiplied; rounding activations to 8 bits as
+//! well would be faster, and would end the promise.
 //!
 //! `unsafe` is allowed in the modules that need it (the kernel, strided products, memory-mapped weights) and nowhere
 //! else in the workspace.
@@ -28,14 +29,14 @@ mod decoder;
 mod error;
 mod gguf;
 mod gradient;
-mod linear;
+#[expect(unsafe_code, reason = "the matrix kernel is written with vector instructions")]
+mod matrix;
 #[expect(unsafe_code, reason = "calls the C library's allocator settings")]
 mod memory;
 mod model;
 #[expect(unsafe_code, reason = "strided matrix products and calls of code compiled for newer processors")]
 mod ops;
-#[expect(unsafe_code, reason = "the matrix kernel is written with vector instructions")]
-mod packed;
+mod parameter;
 #[expect(unsafe_code, reason = "maps weight files into memory")]
 mod safetensors_folder;
 #[expect(unsafe_code, reason = "calls code compiled for newer processors after asking for them")]
@@ -51,15 +52,14 @@ pub use config::{DecoderConfig, LinearName};
 pub use decoder::{Attend, Decoder, PackedAttend};
 pub use error::NnError;
 pub use gguf::GgufFile;
-pub use gradient::{LossAndGradients, head_log_probs, loss_and_gradients, token_losses};
-pub use linear::FrozenLinear;
+pub use gradient::{TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses};
+pub use matrix::{BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};
-pub use ops::LoraFactors;
-pub use packed::PackedMatrix;
+pub use parameter::{Gradients, Parameter};
 pub use safetensors_folder::SafetensorsFolder;
 pub use tokenizer::Tokenizer;
-pub use weights::WeightSource;
+pub use weights::{NormName, WeightData, WeightSource};
 
 use std::{io, io::Write as _, path::Path};
 

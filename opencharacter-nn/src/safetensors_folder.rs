@@ -8,7 +8,11 @@ use std::{
 
 use candle_core::{DType, Device, safetensors::MmapedSafetensors};
 
-use crate::{DecoderConfig, LinearName, NnError, gguf::first_line, weights::WeightSource};
+use crate::{
+    DecoderConfig, LinearName, NnError, NormName, Parameter,
+    gguf::first_line,
+    weights::{WeightData, WeightSource},
+};
 
 /// An opened model folder.
 pub struct SafetensorsFolder {
@@ -95,6 +99,8 @@ impl SafetensorsFolder {
             num_key_value_heads: integer("num_key_value_heads").unwrap_or(num_attention_heads),
             head_dim: integer("head_dim").unwrap_or(hidden_size / num_attention_heads.max(1)),
             rope_theta: theta as f32,
+            rope_factors: Vec::new(),
+            sliding_window: None,
             rms_norm_eps: epsilon as f32,
             max_position_embeddings: integer("max_position_embeddings")?,
             tie_word_embeddings: self.json["tie_word_embeddings"].as_bool().unwrap_or(false),
@@ -103,17 +109,28 @@ impl SafetensorsFolder {
         Ok(config)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, NnError> {
+    /// The tensor of `parameter`, which must have `shape`; nothing where it does not exist.
+    fn find(&self, parameter: Parameter, shape: &[usize]) -> Result<Option<Vec<f32>>, NnError> {
+        let name = parameter.name();
         let malformed = |reason| NnError::Malformed { path: self.path.clone(), reason };
-        match self.shapes.get(name) {
-            None => return Err(malformed(format!("tensor `{name}` is missing"))),
+        match self.shapes.get(&name) {
+            None => return Ok(None),
             Some(found) if found != shape => {
                 return Err(malformed(format!("tensor `{name}` has shape {found:?}, expected {shape:?}")));
             }
             Some(_) => {}
         }
-        let read = || self.tensors.load(name, &Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
-        read().map_err(|error| malformed(format!("tensor `{name}` cannot be read ({})", first_line(&error))))
+        let read = || self.tensors.load(&name, &Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+        let found =
+            read().map_err(|error| malformed(format!("tensor `{name}` cannot be read ({})", first_line(&error))));
+        found.map(Some)
+    }
+
+    fn tensor(&self, parameter: Parameter, shape: &[usize]) -> Result<Vec<f32>, NnError> {
+        self.find(parameter, shape)?.ok_or_else(|| NnError::Malformed {
+            path: self.path.clone(),
+            reason: format!("tensor `{}` is missing", parameter.name()),
+        })
     }
 }
 
@@ -122,29 +139,34 @@ impl WeightSource for SafetensorsFolder {
         &self.path
     }
 
-    fn embedding(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("model.embed_tokens.weight", &[config.vocab_size, config.hidden_size])
+    fn embedding(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
+        self.tensor(Parameter::Embedding, &[config.vocab_size, config.hidden_size]).map(WeightData::Floats)
     }
 
-    fn head(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("lm_head.weight", &[config.vocab_size, config.hidden_size])
+    fn head(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
+        self.tensor(Parameter::Head, &[config.vocab_size, config.hidden_size]).map(WeightData::Floats)
     }
 
     fn final_norm(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor("model.norm.weight", &[config.hidden_size])
+        self.tensor(Parameter::FinalNorm, &[config.hidden_size])
     }
 
-    fn input_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor(&format!("model.layers.{layer}.input_layernorm.weight"), &[config.hidden_size])
+    fn norm(&mut self, layer: usize, name: NormName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
+        let (parameter, length) = match name {
+            NormName::Input => (Parameter::InputNorm(layer), config.hidden_size),
+            NormName::Query => (Parameter::QueryNorm(layer), config.head_dim),
+            NormName::Key => (Parameter::KeyNorm(layer), config.head_dim),
+            NormName::PostAttention => (Parameter::PostAttentionNorm(layer), config.hidden_size),
+        };
+        self.find(parameter, &[length])
     }
 
-    fn post_attention_norm(&mut self, layer: usize, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        self.tensor(&format!("model.layers.{layer}.post_attention_layernorm.weight"), &[config.hidden_size])
-    }
-
-    fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
+    fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<WeightData, NnError> {
         let (outputs, inputs) = name.shape(config);
-        let key = format!("model.layers.{layer}.{}.{}.weight", name.module(), name.as_str());
-        self.tensor(&key, &[outputs, inputs])
+        self.tensor(Parameter::Weight(layer, name), &[outputs, inputs]).map(WeightData::Floats)
+    }
+
+    fn bias(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
+        self.find(Parameter::Bias(layer, name), &[name.shape(config).0])
     }
 }

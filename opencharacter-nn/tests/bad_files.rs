@@ -103,10 +103,7 @@ fn an_adapter_of_another_model_names_the_first_mismatch() {
     let config = SafetensorsFolder::open(&small).unwrap().config().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let wider = opencharacter_nn::DecoderConfig { hidden_size: 64, ..config.clone() };
-    LoraAdapter::new(LoraConfig { rank: 4, ..LoraConfig::default() }, &wider, 0)
-        .unwrap()
-        .save(folder.path(), "wider")
-        .unwrap();
+    LoraAdapter::new(LoraConfig { rank: 4, ..LoraConfig::default() }, &wider, 0).save(folder.path(), "wider").unwrap();
     let error = LoraAdapter::load(folder.path(), &config).unwrap_err();
     assert!(matches!(error, NnError::Adapter { .. }));
     let error = error.to_string();

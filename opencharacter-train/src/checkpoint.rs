@@ -60,8 +60,7 @@ impl Checkpoints {
         }
         fs::create_dir_all(&temporary).map_err(io_error("write", &temporary))?;
         adapter.save(&temporary, base_model)?;
-        let variables = adapter.variables();
-        let moments = optimizer.state(&variables)?;
+        let moments = optimizer.state()?;
         let bytes = safetensors::serialize(moments.iter().map(|(name, tensor)| (name, tensor)), None)
             .map_err(|error| TrainError::Tensor(candle_core::Error::Msg(error.to_string())))?;
         let path = temporary.join(MOMENTS);

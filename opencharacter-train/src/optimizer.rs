@@ -1,35 +1,50 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
+use opencharacter_nn::{Gradients, Parameter};
 use rayon::prelude::*;
 
 use crate::TrainError;
 
-/// `AdamW` (Loshchilov and Hutter, 2019) with moments in f32 that can be saved and loaded.
+/// `AdamW` (Loshchilov and Hutter, 2019) with moments in f32 that can be saved and loaded. Decay spares norms and
+/// biases.
 #[derive(Debug)]
 pub(crate) struct AdamW {
-    pub(crate) first_decay: f64,
-    pub(crate) second_decay: f64,
-    pub(crate) weight_decay: f64,
-    moments: Vec<Moments>,
+    first_decay: f64,
+    second_decay: f64,
+    weight_decay: f64,
+    moments: BTreeMap<Parameter, Moments>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Moments {
     first: Vec<f32>,
     second: Vec<f32>,
 }
 
+/// One update's scalars.
+#[derive(Clone, Copy)]
+struct Update {
+    first_decay: f32,
+    second_decay: f32,
+    keep: f32,
+    rate: f32,
+    root: f32,
+    scale: f32,
+}
+
 /// Keeps the division finite where a gradient has always been zero.
-const EPSILON: f64 = 1e-8;
+const EPSILON: f32 = 1e-8;
+/// Elements per parallel task.
+const CHUNK: usize = 65_536;
 
 impl AdamW {
-    pub(crate) fn new(variables: &[(String, &Var)], betas: (f64, f64), weight_decay: f64) -> Self {
-        let moments = variables
+    pub(crate) fn new(gradients: &Gradients, betas: (f64, f64), weight_decay: f64) -> Self {
+        let moments = gradients
             .iter()
-            .map(|(_, variable)| {
-                let zeros = vec![0.0; variable.elem_count()];
-                Moments { first: zeros.clone(), second: zeros }
+            .map(|(parameter, gradient)| {
+                let zeros = vec![0.0; gradient.len()];
+                (parameter, Moments { first: zeros.clone(), second: zeros })
             })
             .collect();
         Self { first_decay: betas.0, second_decay: betas.1, weight_decay, moments }
@@ -38,62 +53,53 @@ impl AdamW {
     /// One update. `step` counts from 1; `gradients` are scaled by `gradient_scale` first.
     pub(crate) fn step(
         &mut self,
-        variables: &[(String, &Var)],
-        gradients: &[Tensor],
+        parameters: Vec<(Parameter, &mut [f32])>,
+        gradients: &Gradients,
         gradient_scale: f64,
         learning_rate: f64,
         step: usize,
-    ) -> Result<(), TrainError> {
+    ) {
         let correction = |decay: f64| 1.0 - decay.powi(i32::try_from(step).unwrap_or(i32::MAX));
-        let (first_correction, second_correction) = (correction(self.first_decay), correction(self.second_decay));
-        let (first_decay, second_decay) = (self.first_decay as f32, self.second_decay as f32);
-        let keep = (1.0 - learning_rate * self.weight_decay) as f32;
-        let rate = (learning_rate / first_correction) as f32;
-        let root = (1.0 / second_correction.sqrt()) as f32;
-        let epsilon = EPSILON as f32;
-        let scale = gradient_scale as f32;
-        let updates: Vec<(&Var, &Tensor, &mut Moments)> = variables
-            .iter()
-            .zip(gradients)
-            .zip(&mut self.moments)
-            .map(|(((_, variable), gradient), moments)| (*variable, gradient, moments))
-            .collect();
-        updates.into_par_iter().try_for_each(|(variable, gradient, moments)| -> Result<(), TrainError> {
-            let mut values = variable.flatten_all()?.to_vec1::<f32>()?;
-            let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            let state = moments.first.iter_mut().zip(&mut moments.second);
-            for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(state) {
-                let gradient = gradient * scale;
-                *first = first_decay * *first + (1.0 - first_decay) * gradient;
-                *second = second_decay * *second + (1.0 - second_decay) * gradient * gradient;
-                *value = keep * *value - rate * *first / (second.sqrt() * root + epsilon);
-            }
-            variable.set(&Tensor::from_vec(values, variable.dims(), &Device::Cpu)?)?;
-            Ok(())
-        })
+        let update = Update {
+            first_decay: self.first_decay as f32,
+            second_decay: self.second_decay as f32,
+            keep: 1.0,
+            rate: (learning_rate / correction(self.first_decay)) as f32,
+            root: (1.0 / correction(self.second_decay).sqrt()) as f32,
+            scale: gradient_scale as f32,
+        };
+        let decayed = Update { keep: (1.0 - learning_rate * self.weight_decay) as f32, ..update };
+        for (parameter, values) in parameters {
+            let (Some(gradient), Some(moments)) = (gradients.get(parameter), self.moments.get_mut(&parameter)) else {
+                continue;
+            };
+            let update = if parameter.decays() { decayed } else { update };
+            values
+                .par_chunks_mut(CHUNK)
+                .zip(gradient.par_chunks(CHUNK))
+                .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
+                .for_each(|((values, gradient), (first, second))| update.apply(values, gradient, first, second));
+        }
     }
 
     /// The moments as named tensors, for a checkpoint.
-    pub(crate) fn state(&self, variables: &[(String, &Var)]) -> Result<Vec<(String, Tensor)>, TrainError> {
-        let mut tensors = Vec::with_capacity(2 * variables.len());
-        for ((name, variable), moments) in variables.iter().zip(&self.moments) {
+    pub(crate) fn state(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let mut tensors = Vec::with_capacity(2 * self.moments.len());
+        for (parameter, moments) in &self.moments {
             for (kind, values) in [("first", &moments.first), ("second", &moments.second)] {
-                tensors.push((format!("{kind}.{name}"), Tensor::from_slice(values, variable.dims(), &Device::Cpu)?));
+                let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?;
+                tensors.push((format!("{kind}.{}", parameter.name()), tensor));
             }
         }
         Ok(tensors)
     }
 
     /// Takes up the moments of a checkpoint; names the first that is missing.
-    pub(crate) fn restore(
-        &mut self,
-        variables: &[(String, &Var)],
-        state: &HashMap<String, Tensor>,
-    ) -> Result<(), TrainError> {
-        for ((name, variable), moments) in variables.iter().zip(&mut self.moments) {
+    pub(crate) fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<(), TrainError> {
+        for (parameter, moments) in &mut self.moments {
             for (kind, values) in [("first", &mut moments.first), ("second", &mut moments.second)] {
-                let key = format!("{kind}.{name}");
-                let tensor = state.get(&key).filter(|tensor| tensor.dims() == variable.dims());
+                let key = format!("{kind}.{}", parameter.name());
+                let tensor = state.get(&key).filter(|tensor| tensor.elem_count() == values.len());
                 let tensor = tensor.ok_or_else(|| {
                     TrainError::Tensor(candle_core::Error::Msg(format!("checkpoint has no usable `{key}`")))
                 })?;
@@ -101,5 +107,17 @@ impl AdamW {
             }
         }
         Ok(())
+    }
+}
+
+impl Update {
+    fn apply(self, values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let state = first.iter_mut().zip(second);
+        for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(state) {
+            let gradient = gradient * self.scale;
+            *first = self.first_decay * *first + (1.0 - self.first_decay) * gradient;
+            *second = self.second_decay * *second + (1.0 - self.second_decay) * gradient * gradient;
+            *value = self.keep * *value - self.rate * *first / (second.sqrt() * self.root + EPSILON);
+        }
     }
 }

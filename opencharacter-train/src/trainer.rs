@@ -6,9 +6,11 @@ use std::{
     time::Instant,
 };
 
-use candle_core::Tensor;
 use opencharacter_core::{content_hash, hex};
-use opencharacter_nn::{Adapter, LoraAdapter, LoraConfig, Model, loss_and_gradients, token_losses};
+use opencharacter_nn::{
+    Adapter, Gradients, LoraAdapter, LoraConfig, Model, Parameter, TokenWeights, Trainable, loss_and_gradients,
+    token_losses,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -245,6 +247,8 @@ struct Session<'a> {
     run: String,
     checkpoints: Checkpoints,
     adapter: LoraAdapter,
+    /// Of the step in progress; kept from step to step for their memory.
+    gradients: Gradients,
     optimizer: AdamW,
     steps_per_epoch: Vec<usize>,
     step: usize,
@@ -265,11 +269,12 @@ impl<'a> Session<'a> {
         let latest = checkpoints.latest(&run)?;
         let adapter = match &latest {
             Some((checkpoint, _)) => LoraAdapter::load(checkpoint, model.decoder.config())?,
-            None => LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed)?,
+            None => LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed),
         };
-        let mut optimizer = AdamW::new(&adapter.variables(), config.betas, config.weight_decay);
+        let gradients = adapter.gradients();
+        let mut optimizer = AdamW::new(&gradients, config.betas, config.weight_decay);
         if let Some((checkpoint, _)) = &latest {
-            optimizer.restore(&adapter.variables(), &load_moments(checkpoint)?)?;
+            optimizer.restore(&load_moments(checkpoint)?)?;
         }
         let state = latest.map(|(_, state)| state);
         let steps_per_epoch = (0..config.epochs)
@@ -284,6 +289,7 @@ impl<'a> Session<'a> {
             run,
             checkpoints,
             adapter,
+            gradients,
             optimizer,
             steps_per_epoch,
             step: state.as_ref().map_or(0, |state| state.step),
@@ -322,7 +328,7 @@ impl<'a> Session<'a> {
             let last = (first + self.config.packs_per_step).min(batches.len());
             let mut metrics = self.train_step(epoch, &batches[first..last], total)?;
             if self.is_measured(total) {
-                metrics.held_out_loss = self.measure(self.adapter.trainable())?;
+                metrics.held_out_loss = self.measure(Adapter::Packed(&self.adapter.pack()))?;
             }
             self.append_metrics(&metrics)?;
             progress(TrainProgress { total_steps: total, metrics: &metrics });
@@ -348,36 +354,36 @@ impl<'a> Session<'a> {
 
     fn train_step(&mut self, epoch: usize, batches: &[Pack], total: usize) -> Result<StepMetrics, TrainError> {
         let started = Instant::now();
-        let mut gradients: Vec<Tensor> = Vec::new();
+        self.gradients.clear();
         let mut loss_sum = 0.0;
         let mut trained_tokens = 0;
         let mut tokens = 0;
         for (batch, _) in batches {
-            let result = loss_and_gradients(&self.model.decoder, &self.adapter, batch, self.config.recompute)?;
-            loss_sum += result.loss_sum;
-            trained_tokens += result.trained_tokens;
+            let losses = loss_and_gradients(
+                &self.model.decoder,
+                Trainable::Lora(&self.adapter),
+                batch,
+                TokenWeights::Equal,
+                self.config.recompute,
+                &mut self.gradients,
+            )?;
+            loss_sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            trained_tokens += losses.len();
             tokens += batch.tokens.len() as u64;
-            if gradients.is_empty() {
-                gradients = result.gradients;
-            } else {
-                for (sum, gradient) in gradients.iter_mut().zip(result.gradients) {
-                    *sum = (&*sum + gradient)?;
-                }
-            }
         }
         // One mean over all trained tokens of the step: a mean of means would weigh short batches more.
         let scale = 1.0 / trained_tokens as f64;
         let loss = loss_sum * scale;
-        let gradient_norm = norm(&gradients)? * scale;
+        let gradient_norm = norm(self.gradients.iter().map(|(_, gradient)| gradient)) * scale;
         self.check_finite(loss, gradient_norm, batches)?;
         if self.step == 0 {
-            self.check_gradients(&gradients)?;
+            self.check_gradients()?;
         }
         let clip = (self.config.max_gradient_norm / gradient_norm.max(1e-12)).min(1.0);
         let warmup = (self.config.warmup * total as f64).ceil() as usize;
         let learning_rate = self.config.learning_rate * self.config.schedule.factor(self.step, warmup, total);
-        let variables = self.adapter.variables();
-        self.optimizer.step(&variables, &gradients, scale * clip, learning_rate, self.step + 1)?;
+        let parameters = self.adapter.parameters_mut();
+        self.optimizer.step(parameters, &self.gradients, scale * clip, learning_rate, self.step + 1);
         self.step += 1;
         self.tokens += tokens;
         let seconds = started.elapsed().as_secs_f64();
@@ -409,10 +415,10 @@ impl<'a> Session<'a> {
     }
 
     /// At the first step `B` is zero, so the gradient of `A` is too; that of every `B` must not be.
-    fn check_gradients(&self, gradients: &[Tensor]) -> Result<(), TrainError> {
-        for ((name, _), gradient) in self.adapter.variables().iter().zip(gradients) {
-            if name.contains("lora_B") && norm(std::slice::from_ref(gradient))? == 0.0 {
-                return Err(TrainError::NoGradient { parameter: name.clone() });
+    fn check_gradients(&self) -> Result<(), TrainError> {
+        for (parameter, gradient) in self.gradients.iter() {
+            if !matches!(parameter, Parameter::LoraA(..)) && norm([gradient]) == 0.0 {
+                return Err(TrainError::NoGradient { parameter: parameter.name() });
             }
         }
         Ok(())
@@ -439,9 +445,9 @@ impl<'a> Session<'a> {
             steps: self.step,
             tokens: self.tokens,
             seconds: self.seconds,
-            parameters: self.adapter.parameters(),
+            parameters: self.adapter.parameter_count(),
             held_out_before: self.measure(Adapter::Base)?,
-            held_out_after: self.measure(self.adapter.trainable())?,
+            held_out_after: self.measure(Adapter::Packed(&self.adapter.pack()))?,
             run: self.run.clone(),
         };
         let path = self.folder.join("training.json");
@@ -486,11 +492,7 @@ impl<'a> Session<'a> {
     }
 }
 
-fn norm(gradients: &[Tensor]) -> Result<f64, TrainError> {
-    let mut sum = 0.0;
-    for gradient in gradients {
-        let values = gradient.flatten_all()?.to_vec1::<f32>()?;
-        sum += values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
-    }
-    Ok(sum.sqrt())
+fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
+    let square = |values: &[f32]| values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
+    gradients.into_iter().map(square).sum::<f64>().sqrt()
 }

@@ -17,7 +17,7 @@ pub fn engine(model: &Arc<Model>, adapter: Option<&Path>, options: EngineOptions
     let adapter = match adapter {
         None => None,
         Some(folder) => {
-            let packed = LoraAdapter::load(folder, model.decoder.config())?.pack()?;
+            let packed = LoraAdapter::load(folder, model.decoder.config())?.pack();
             Some((packed, file_hash(&LoraAdapter::files(folder))?))
         }
     };

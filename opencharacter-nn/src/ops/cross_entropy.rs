@@ -1,142 +1,145 @@
-use std::sync::Mutex;
-
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::storage::{from_floats, slice};
-use crate::linear::FrozenLinear;
+use super::storage::{floats, from_floats};
+use crate::matrix::{PackedMatrix, Target, add_outer_product};
 use crate::simd;
 
-/// Rows whose logits exist at once: 64 rows of 49,152 logits are 12 MiB.
-const CHUNK: usize = 64;
+/// Rows whose logits exist at once: 256 rows of 49,152 logits are 48 MiB. Fewer rows would turn the head's panels more
+/// often on the way back.
+const CHUNK: usize = 256;
 
-/// The output head's loss over rows, and what it says about each.
+/// The output head's loss over rows.
 #[derive(Debug)]
-pub struct HeadLoss {
-    /// Sum of the rows' negative log-likelihoods, in nats; a scalar tensor through which a gradient flows.
-    pub sum: Tensor,
-    /// Each row's negative log-likelihood.
-    pub per_row: Vec<f32>,
-}
-
-/// Cross-entropy of `hidden W^T` against `targets`, without ever holding all logits.
-///
-/// `hidden` is `[rows, features]` and holds only rows that are trained; `targets` has one token per row. Logits,
-/// loss and gradient of a chunk of rows are computed at once and the logits dropped.
-pub fn head_cross_entropy(hidden: &Tensor, head: &FrozenLinear, targets: &[u32]) -> Result<HeadLoss> {
-    let (rows, _) = hidden.dims2()?;
-    if rows != targets.len() || rows == 0 {
-        bail!("cross-entropy needs one target per row and at least one row, got {rows} rows, {}", targets.len());
-    }
-    if let Some(target) = targets.iter().find(|&&target| target as usize >= head.forward().outputs()) {
-        bail!("target {target} is outside the vocabulary of {}", head.forward().outputs());
-    }
-    let per_row = std::sync::Arc::new(Mutex::new(Vec::new()));
-    let operation = HeadCrossEntropy {
-        head: head.clone(),
-        targets: targets.to_vec(),
-        tracked: hidden.track_op(),
-        per_row: std::sync::Arc::clone(&per_row),
-        gradient: Mutex::new(Vec::new()),
-    };
-    let sum = hidden.apply_op1(operation)?;
-    let per_row = std::mem::take(&mut *lock(&per_row));
-    Ok(HeadLoss { sum, per_row })
-}
-
-/// A poisoned lock means that another thread panicked while it only moved a vector; the value is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-struct HeadCrossEntropy {
-    head: FrozenLinear,
-    targets: Vec<u32>,
-    tracked: bool,
-    per_row: std::sync::Arc<Mutex<Vec<f32>>>,
-    /// `[rows, features]`: the gradient of the sum, computed on the way forward while the logits are at hand.
-    gradient: Mutex<Vec<f32>>,
+pub(crate) struct HeadLoss {
+    /// Each row's negative log-likelihood, in nats.
+    pub(crate) per_row: Vec<f32>,
+    /// `[rows, features]`: the gradient of the weighted sum, if it was asked for.
+    pub(crate) gradient: Option<Tensor>,
 }
 
 simd::vectorised! {
-    /// Turns logits into `softmax - one_hot(target)`.
-    fn softmax_minus_target(logits: &mut [f32], normaliser: f32, target: usize) {
+    /// Turns logits into `weight * (softmax - one_hot(target))`.
+    fn softmax_minus_target(logits: &mut [f32], normaliser: f32, target: usize, weight: f32) {
         for logit in logits.iter_mut() {
-            *logit = simd::exp(*logit - normaliser);
+            *logit = simd::exp(*logit - normaliser) * weight;
         }
-        logits[target] -= 1.0;
+        logits[target] -= weight;
     }
 }
 
-impl CustomOp1 for HeadCrossEntropy {
-    fn name(&self) -> &'static str {
-        "head-cross-entropy"
-    }
+/// Each row's negative log-likelihood of its target under `softmax(hidden W^T)`, without ever holding all logits.
+///
+/// `hidden` is `[rows, features]` and holds only rows that count; `targets` has one token per row.
+pub(crate) fn head_cross_entropy(hidden: &Tensor, head: &PackedMatrix, targets: &[u32]) -> Result<HeadLoss> {
+    run(hidden, head, targets, None, None)
+}
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, features) = layout.shape().dims2()?;
-        let hidden = slice(storage, layout)?;
-        let vocabulary = self.head.forward().outputs();
-        let mut losses = Vec::with_capacity(self.targets.len());
-        let mut gradient = Vec::with_capacity(if self.tracked { hidden.len() } else { 0 });
-        for (hidden, targets) in hidden.chunks(CHUNK * features).zip(self.targets.chunks(CHUNK)) {
-            let mut logits = self.head.forward().multiply(hidden, targets.len());
-            let rows = logits.par_chunks_mut(vocabulary).zip(targets);
-            let chunk_losses: Vec<f32> = rows
-                .map(|(logits, &target)| {
-                    let normaliser = simd::log_sum_exp(logits);
-                    let loss = normaliser - logits[target as usize];
-                    if self.tracked {
-                        softmax_minus_target(logits, normaliser, target as usize);
-                    }
-                    loss
-                })
-                .collect();
-            losses.extend(chunk_losses);
-            if self.tracked {
-                gradient.extend(self.head.backward().multiply(&logits, targets.len()));
-            }
+/// As [`head_cross_entropy`], with the gradient of `sum(weights[row] * loss[row])`; with `head_gradient`, the head's
+/// gradient is added to those panels. Logits, loss and gradient of a chunk of rows are computed at once and the
+/// logits dropped.
+pub(crate) fn head_gradient(
+    hidden: &Tensor,
+    head: &PackedMatrix,
+    targets: &[u32],
+    weights: &[f32],
+    head_gradient: Option<&mut [f32]>,
+) -> Result<HeadLoss> {
+    run(hidden, head, targets, Some(weights), head_gradient)
+}
+
+fn run(
+    hidden: &Tensor,
+    head: &PackedMatrix,
+    targets: &[u32],
+    weights: Option<&[f32]>,
+    mut head_gradient: Option<&mut [f32]>,
+) -> Result<HeadLoss> {
+    let (rows, features) = hidden.dims2()?;
+    if rows != targets.len() || weights.is_some_and(|weights| weights.len() != rows) {
+        bail!("cross-entropy needs one target and one weight per row, got {rows} rows, {} targets", targets.len());
+    }
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= head.outputs()) {
+        bail!("target {target} is outside the vocabulary of {}", head.outputs());
+    }
+    let mut per_row = Vec::with_capacity(rows);
+    let mut gradient = Vec::new();
+    for (chunk, hidden) in floats(hidden)?.chunks(CHUNK * features).enumerate() {
+        let place = chunk * CHUNK..(chunk * CHUNK + CHUNK).min(rows);
+        let weights = weights.map(|weights| &weights[place.clone()]);
+        let mut logits = head.multiply(hidden, place.len());
+        let losses: Vec<f32> = logits
+            .par_chunks_mut(head.outputs())
+            .zip(&targets[place.clone()])
+            .enumerate()
+            .map(|(row, (logits, &target))| {
+                let normaliser = simd::log_sum_exp(logits);
+                let loss = normaliser - logits[target as usize];
+                if let Some(weights) = weights {
+                    softmax_minus_target(logits, normaliser, target as usize, weights[row]);
+                }
+                loss
+            })
+            .collect();
+        per_row.extend(losses);
+        if weights.is_some() {
+            gradient.extend(head.multiply_transposed(&logits, place.len()));
         }
-        let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
-        *lock(&self.per_row) = losses;
-        *lock(&self.gradient) = gradient;
-        Ok((CpuStorage::F32(vec![sum as f32]), Shape::from(())))
+        if let Some(target) = head_gradient.as_deref_mut() {
+            add_outer_product(hidden, &logits, place.len(), Target::Panels(target));
+        }
     }
-
-    fn bwd(&self, hidden: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let upstream = gradient.to_scalar::<f32>()?;
-        let mut values = lock(&self.gradient).clone();
-        simd::scale(&mut values, upstream);
-        Ok(Some(from_floats(values, hidden.dims())?))
-    }
+    let gradient = weights.is_some().then(|| from_floats(gradient, &[rows, features])).transpose()?;
+    Ok(HeadLoss { per_row, gradient })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finite_difference::{check, normal};
+    use super::super::finite_difference::{check, flat, normal};
     use super::*;
-    use crate::PackedMatrix;
 
-    fn head(vocabulary: usize, features: usize) -> FrozenLinear {
-        let values = normal(5, &[vocabulary, features]).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        FrozenLinear::new(PackedMatrix::new(&values, vocabulary, features))
+    fn head(vocabulary: usize, features: usize) -> PackedMatrix {
+        PackedMatrix::new(&flat(&normal(5, &[vocabulary, features])), vocabulary, features)
     }
 
     #[test]
     fn backward_matches_finite_differences() {
-        let head = head(23, 6);
-        check(&[normal(1, &[5, 6])], |arguments| Ok(head_cross_entropy(&arguments[0], &head, &[0, 22, 7, 7, 1])?.sum));
+        let targets = [0, 22, 7, 7, 1];
+        check(
+            &[normal(1, &[5, 6]), normal(5, &[23, 6])],
+            |arguments| {
+                let head = PackedMatrix::new(&flat(&arguments[1]), 23, 6);
+                from_floats(head_cross_entropy(&arguments[0], &head, &targets)?.per_row, &[5])
+            },
+            |arguments, gradient| {
+                let head = PackedMatrix::new(&flat(&arguments[1]), 23, 6);
+                let mut sums = PackedMatrix::new(&[0.0; 23 * 6], 23, 6);
+                let panels = sums.floats_mut().unwrap();
+                let loss = head_gradient(&arguments[0], &head, &targets, &flat(gradient), Some(panels))?;
+                Ok(vec![loss.gradient.unwrap(), from_floats(sums.to_rows(), &[23, 6])?])
+            },
+        );
     }
 
     #[test]
     fn chunked_equals_whole() {
         let head = head(40, 6);
-        let hidden = normal(1, &[CHUNK * 2 + 3, 6]);
-        let targets: Vec<u32> = (0..CHUNK as u32 * 2 + 3).map(|row| row % 40).collect();
-        let chunked = head_cross_entropy(&hidden, &head, &targets).unwrap();
+        let rows = CHUNK * 2 + 3;
+        let hidden = normal(1, &[rows, 6]);
+        let targets: Vec<u32> = (0..rows as u32).map(|row| row % 40).collect();
+        let chunked = head_gradient(&hidden, &head, &targets, &vec![1.0; rows], None).unwrap();
+        let gradients = chunked.gradient.unwrap().to_vec2::<f32>().unwrap();
         for (row, target) in targets.iter().enumerate() {
-            let alone = head_cross_entropy(&hidden.narrow(0, row, 1).unwrap(), &head, &[*target]).unwrap();
+            let hidden = hidden.narrow(0, row, 1).unwrap();
+            let alone = head_gradient(&hidden, &head, &[*target], &[1.0], None).unwrap();
             assert_eq!(alone.per_row[0], chunked.per_row[row], "row {row}");
+            assert_eq!(alone.gradient.unwrap().to_vec2::<f32>().unwrap()[0], gradients[row], "row {row}");
         }
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_refused() {
+        let error = head_cross_entropy(&normal(1, &[1, 6]), &head(5, 6), &[5]).unwrap_err();
+        assert!(error.to_string().contains("outside the vocabulary of 5"), "{error}");
     }
 }

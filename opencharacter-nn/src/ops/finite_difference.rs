@@ -1,6 +1,6 @@
 //! Gradients by central differences: the oracle of every operation's own test.
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor};
 use opencharacter_core::KeyedRandom;
 
 /// A tensor of standard normal draws.
@@ -10,26 +10,34 @@ pub(crate) fn normal(seed: u64, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// Compares the backward of `f` at `inputs` with central differences of a random projection of its result.
-pub(crate) fn check(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
-    let variables: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
-    let tracked: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
-    let result = f(&tracked).unwrap();
-    let weights = normal(99, result.dims());
-    let gradients = (&result * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+/// The elements of a tensor.
+pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+}
+
+/// Compares `backward` at `inputs` with central differences of a random projection of `forward`'s result.
+///
+/// `backward` gets the inputs and the gradient of the result, and returns one gradient per input.
+pub(crate) fn check(
+    inputs: &[Tensor],
+    forward: impl Fn(&[Tensor]) -> Result<Tensor>,
+    backward: impl Fn(&[Tensor], &Tensor) -> Result<Vec<Tensor>>,
+) {
+    let weights = normal(99, forward(inputs).unwrap().dims());
+    let gradients = backward(inputs, &weights).unwrap();
+    assert_eq!(gradients.len(), inputs.len(), "one gradient per argument");
     // Differences are summed in f64: the results themselves are f32.
     let project = |arguments: &[Tensor]| -> f64 {
-        let result = f(arguments).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let weights = weights.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        result.iter().zip(&weights).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        let result = flat(&forward(arguments).unwrap());
+        result.iter().zip(&flat(&weights)).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     };
-    for (position, variable) in variables.iter().enumerate() {
-        let gradient = gradients.get(variable).unwrap_or_else(|| panic!("argument {position} got no gradient"));
-        let gradient = gradient.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let values = inputs[position].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (position, gradient) in gradients.iter().enumerate() {
+        let gradient = flat(gradient);
+        let values = flat(&inputs[position]);
         let step = 1e-2_f32;
         let largest = gradient.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
         assert!(largest > 0.0, "argument {position}: the gradient is zero");
+        assert_eq!(gradient.len(), values.len(), "argument {position}: the gradient has another size");
         for element in 0..values.len() {
             let moved = |delta: f32| {
                 let mut values = values.clone();

@@ -1,229 +1,220 @@
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::storage::{floats, from_floats, slice};
-use crate::PackedMatrix;
-use crate::linear::FrozenLinear;
+use super::storage::{floats, from_floats};
+use crate::matrix::{Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, sum_of_products};
+use crate::simd;
 
-/// `x W^T` with a weight that never gets a gradient; `x` is `[tokens, inputs]`.
-///
-/// candle's own product would compute and store the gradient of `W` as well, half of the backward's work and the
-/// larger part of its memory.
-pub fn frozen_linear(x: &Tensor, weight: &FrozenLinear) -> Result<Tensor> {
-    x.apply_op1(Frozen(weight.clone()))
-}
-
-struct Frozen(FrozenLinear);
-
-impl CustomOp1 for Frozen {
-    fn name(&self) -> &'static str {
-        "frozen-linear"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, _) = layout.shape().dims2()?;
-        let out = self.0.forward().multiply(slice(storage, layout)?, rows);
-        Ok((CpuStorage::F32(out), (rows, self.0.forward().outputs()).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let rows = x.dim(0)?;
-        let values = floats(&gradient.contiguous()?, |gradient| self.0.backward().multiply(gradient, rows))?;
-        Ok(Some(from_floats(values, x.dims())?))
-    }
-}
-
-/// The two trainable factors of a low-rank adapter (Hu et al., 2021) and its scale, `alpha / rank`.
-#[derive(Debug, Clone)]
-pub struct LoraFactors {
-    /// `[rank, inputs]`.
-    pub a: Tensor,
-    /// `[outputs, rank]`.
-    pub b: Tensor,
-    /// Multiplies the adapter's contribution.
-    pub scale: f32,
-}
-
-/// `x W^T + scale (x A^T) B^T`, differentiable in `x`, `A` and `B` but not in `W`.
-pub fn lora_linear(x: &Tensor, weight: &FrozenLinear, lora: &LoraFactors) -> Result<Tensor> {
-    x.apply_op3(&lora.a, &lora.b, Lora { weight: weight.clone(), scale: lora.scale })
-}
-
-struct Lora {
-    weight: FrozenLinear,
-    scale: f32,
-}
-
-impl CustomOp3 for Lora {
-    fn name(&self) -> &'static str {
-        "lora-linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, inputs) = l1.shape().dims2()?;
-        let (rank, _) = l2.shape().dims2()?;
-        let (x, a, b) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-        let outputs = self.weight.forward().outputs();
-        let factors = PackedLora::new(a, b, outputs, inputs, rank, self.scale);
-        let mut out = self.weight.forward().multiply(x, rows);
-        factors.add(x, rows, &mut out);
-        Ok((CpuStorage::F32(out), (rows, outputs).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (rows, inputs) = x.dims2()?;
-        let (outputs, rank) = b.dims2()?;
-        let gradient = gradient.contiguous()?;
-        let (x_gradient, a_gradient, b_gradient) = floats(x, |x| {
-            floats(a, |a| {
-                floats(b, |b| {
-                    floats(&gradient, |g| {
-                        // [rows, rank]: the gradient of x A^T, and x A^T itself.
-                        let inner = product(g, false, b, false, rows, outputs, rank, self.scale);
-                        let projected = product(x, false, a, true, rows, inputs, rank, self.scale);
-                        let mut x_gradient = self.weight.backward().multiply(g, rows);
-                        add_product(&mut x_gradient, &inner, false, a, false, rows, rank, inputs, 1.0);
-                        let a_gradient = product(&inner, true, x, false, rank, rows, inputs, 1.0);
-                        let b_gradient = product(g, true, &projected, false, outputs, rows, rank, 1.0);
-                        (x_gradient, a_gradient, b_gradient)
-                    })
-                })
-            })
-        })????;
-        Ok((
-            Some(from_floats(x_gradient, x.dims())?),
-            Some(from_floats(a_gradient, a.dims())?),
-            Some(from_floats(b_gradient, b.dims())?),
-        ))
-    }
-}
-
-/// As [`lora_linear`], with factors packed once and no gradient into them.
-pub(crate) fn packed_lora_linear(x: &Tensor, weight: &FrozenLinear, lora: &PackedLora) -> Result<Tensor> {
-    let rows = x.dim(0)?;
-    let values = floats(x, |x| {
-        let mut out = weight.forward().multiply(x, rows);
-        lora.add(x, rows, &mut out);
-        out
-    })?;
-    from_floats(values, &[rows, weight.forward().outputs()])
-}
-
-/// An adapter's factors packed for multiplication, the scale folded into the second.
+/// The two factors of a low-rank adapter (Hu et al., 2021) on one linear layer, packed for multiplication. The scale
+/// is folded into the second.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedLora {
     a: Arc<PackedMatrix>,
     b: Arc<PackedMatrix>,
+    scale: f32,
 }
 
 impl PackedLora {
+    /// `a` is `[rank, inputs]`, `b` is `[outputs, rank]`.
     pub(crate) fn new(a: &[f32], b: &[f32], outputs: usize, inputs: usize, rank: usize, scale: f32) -> Self {
         let scaled: Vec<f32> = b.iter().map(|value| value * scale).collect();
-        Self { a: Arc::new(PackedMatrix::new(a, rank, inputs)), b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)) }
-    }
-
-    /// `out += scale (x A^T) B^T`.
-    pub(crate) fn add(&self, x: &[f32], rows: usize, out: &mut [f32]) {
-        let projected = self.a.multiply(x, rows);
-        self.b.multiply_into(&projected, rows, out, true);
-    }
-}
-
-/// `scale * left right`, `[rows, columns]`; each factor is row-major and, where marked, transposed before use.
-fn product(
-    left: &[f32],
-    left_transposed: bool,
-    right: &[f32],
-    right_transposed: bool,
-    rows: usize,
-    inner: usize,
-    columns: usize,
-    scale: f32,
-) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    add_product(&mut out, left, left_transposed, right, right_transposed, rows, inner, columns, scale);
-    out
-}
-
-/// `out += scale * left right`.
-fn add_product(
-    out: &mut [f32],
-    left: &[f32],
-    left_transposed: bool,
-    right: &[f32],
-    right_transposed: bool,
-    rows: usize,
-    inner: usize,
-    columns: usize,
-    scale: f32,
-) {
-    assert!(left.len() == rows * inner && right.len() == inner * columns && out.len() == rows * columns);
-    let (left_row, left_column) = if left_transposed { (1, rows) } else { (inner, 1) };
-    let (right_row, right_column) = if right_transposed { (1, inner) } else { (columns, 1) };
-    // SAFETY: the strides address exactly the elements whose number has just been checked.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            columns as isize,
-            true,
-            left.as_ptr(),
-            left_column as isize,
-            left_row as isize,
-            right.as_ptr(),
-            right_column as isize,
-            right_row as isize,
-            1.0_f32,
+        Self {
+            a: Arc::new(PackedMatrix::new(a, rank, inputs)),
+            b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)),
             scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::Rayon(0),
-        );
+        }
     }
+
+    /// The gradient of `x A^T`, `[tokens, rank]`, given that of the layer's result.
+    pub(crate) fn inner_gradient(&self, gradient: &Tensor) -> Result<Vec<f32>> {
+        Ok(self.b.multiply_transposed(&floats(gradient)?, gradient.dim(0)?))
+    }
+}
+
+/// An adapter's factors and the rows of the batch that they apply to.
+pub(crate) type AdaptedRows<'a> = (Range<usize>, &'a PackedLora);
+
+/// `x W^T + bias + scale (x A^T) B^T`; `x` is `[tokens, inputs]`, the result `[tokens, outputs]`. Rows that no adapter
+/// names are the base model's.
+pub(crate) fn linear(
+    x: &Tensor,
+    weight: &PackedMatrix,
+    bias: Option<&[f32]>,
+    adapted: &[AdaptedRows<'_>],
+) -> Result<Tensor> {
+    let (rows, inputs) = x.dims2()?;
+    let outputs = weight.outputs();
+    let values = floats(x)?;
+    let base = Term { x: &values, matrix: weight };
+    let mut out = if let [(range, lora)] = adapted
+        && *range == (0..rows)
+    {
+        // One pass over the result. The adapter's products continue the base's chains, so these are the very bits that
+        // adding them afterwards gives.
+        let projected = lora.a.multiply(&values, rows);
+        sum_of_products(Orientation::Forward, &[base, Term { x: &projected, matrix: &lora.b }], rows)
+    } else {
+        let mut out = sum_of_products(Orientation::Forward, &[base], rows);
+        for (range, lora) in adapted {
+            let projected = lora.a.multiply(&values[range.start * inputs..range.end * inputs], range.len());
+            let part = &mut out[range.start * outputs..range.end * outputs];
+            add_products(Orientation::Forward, &[Term { x: &projected, matrix: &lora.b }], range.len(), part);
+        }
+        out
+    };
+    if let Some(bias) = bias {
+        out.chunks_exact_mut(outputs).for_each(|row| add_row(row, bias));
+    }
+    from_floats(out, &[rows, outputs])
+}
+
+simd::vectorised! {
+    fn add_row(row: &mut [f32], other: &[f32]) {
+        for (value, other) in row.iter_mut().zip(other) {
+            *value += other;
+        }
+    }
+}
+
+/// What a layer sends back to its input: the gradient of its result, and the layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Upstream<'a> {
+    pub(crate) gradient: &'a Tensor,
+    pub(crate) weight: &'a PackedMatrix,
+    pub(crate) lora: Option<&'a PackedLora>,
+}
+
+/// The gradient of the common input of several layers, in one pass, and for each adapter the gradient of its `x A^T`.
+pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor, Vec<Option<Vec<f32>>>)> {
+    let Some(first) = upstream.first() else { candle_core::bail!("a gradient needs at least one layer") };
+    let rows = first.gradient.dim(0)?;
+    let gradients = upstream.iter().map(|part| floats(part.gradient)).collect::<Result<Vec<_>>>()?;
+    let inner = upstream
+        .iter()
+        .map(|part| part.lora.map(|lora| lora.inner_gradient(part.gradient)).transpose())
+        .collect::<Result<Vec<_>>>()?;
+    let mut terms = Vec::with_capacity(2 * upstream.len());
+    for ((part, gradient), inner) in upstream.iter().zip(&gradients).zip(&inner) {
+        terms.push(Term { x: gradient, matrix: part.weight });
+        if let (Some(lora), Some(inner)) = (part.lora, inner) {
+            terms.push(Term { x: inner, matrix: &lora.a });
+        }
+    }
+    let out = sum_of_products(Orientation::Transposed, &terms, rows);
+    Ok((from_floats(out, &[rows, first.weight.inputs()])?, inner))
+}
+
+/// Adds the gradients of an adapter's factors to `a` (`[rank, inputs]`) and `b` (`[outputs, rank]`).
+///
+/// `x` is the layer's input, `gradient` that of its result, `inner` what [`linear_input_gradient`] gave.
+pub(crate) fn low_rank_gradients(
+    lora: &PackedLora,
+    x: &Tensor,
+    gradient: &Tensor,
+    inner: &[f32],
+    a: &mut [f32],
+    b: &mut [f32],
+) -> Result<()> {
+    let tokens = x.dim(0)?;
+    let (rank, outputs) = (lora.a.outputs(), lora.b.outputs());
+    let mut b_turned = vec![0.0; rank * outputs];
+    let (x, gradient) = (floats(x)?, floats(gradient)?);
+    add_outer_product(inner, &x, tokens, Target::Rows(a));
+    let mut projected = lora.a.multiply(&x, tokens);
+    simd::scale(&mut projected, lora.scale);
+    add_outer_product(&projected, &gradient, tokens, Target::Rows(&mut b_turned));
+    for (output, row) in b.chunks_exact_mut(rank).enumerate() {
+        for (index, value) in row.iter_mut().enumerate() {
+            *value += b_turned[index * outputs + output];
+        }
+    }
+    Ok(())
+}
+
+/// Adds the gradient of a bias: the sum of `gradient` over the tokens.
+pub(crate) fn bias_gradient(gradient: &Tensor, sums: &mut [f32]) -> Result<()> {
+    floats(gradient)?.chunks_exact(sums.len()).for_each(|row| add_row(sums, row));
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finite_difference::{check, normal};
+    use super::super::finite_difference::{check, flat, normal};
     use super::*;
 
-    fn weight(outputs: usize, inputs: usize) -> FrozenLinear {
-        let values = normal(5, &[outputs, inputs]).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        FrozenLinear::new(PackedMatrix::new(&values, outputs, inputs))
+    fn weight(outputs: usize, inputs: usize) -> PackedMatrix {
+        PackedMatrix::new(&flat(&normal(5, &[outputs, inputs])), outputs, inputs)
     }
 
     #[test]
-    fn frozen_backward_matches_finite_differences() {
+    fn backward_matches_finite_differences() {
         let weight = weight(19, 11);
-        check(&[normal(1, &[4, 11])], |arguments| frozen_linear(&arguments[0], &weight));
+        check(
+            &[normal(1, &[4, 11]), normal(2, &[19])],
+            |arguments| linear(&arguments[0], &weight, Some(&flat(&arguments[1])), &[]),
+            |_, gradient| {
+                let upstream = Upstream { gradient, weight: &weight, lora: None };
+                let mut bias = vec![0.0; 19];
+                bias_gradient(gradient, &mut bias)?;
+                Ok(vec![linear_input_gradient(&[upstream])?.0, from_floats(bias, &[19])?])
+            },
+        );
+    }
+
+    #[test]
+    fn weight_gradient_matches_finite_differences() {
+        check(
+            &[normal(1, &[4, 11]), normal(2, &[19, 11])],
+            |arguments| linear(&arguments[0], &PackedMatrix::new(&flat(&arguments[1]), 19, 11), None, &[]),
+            |arguments, gradient| {
+                let weight = PackedMatrix::new(&flat(&arguments[1]), 19, 11);
+                let mut weight_gradient = PackedMatrix::new(&[0.0; 19 * 11], 19, 11);
+                let panels = weight_gradient.floats_mut().unwrap();
+                add_outer_product(&flat(&arguments[0]), &flat(gradient), 4, Target::Panels(panels));
+                let upstream = Upstream { gradient, weight: &weight, lora: None };
+                Ok(vec![linear_input_gradient(&[upstream])?.0, from_floats(weight_gradient.to_rows(), &[19, 11])?])
+            },
+        );
     }
 
     #[test]
     fn lora_backward_matches_finite_differences() {
+        // Two layers on one input, one of them without an adapter.
+        let weights = [weight(19, 11), weight(5, 11)];
+        check(
+            &[normal(1, &[7, 11]), normal(2, &[3, 11]), normal(3, &[19, 3])],
+            |arguments| {
+                let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
+                let first = linear(&arguments[0], &weights[0], None, &[(0..7, &lora)])?;
+                Tensor::cat(&[first, linear(&arguments[0], &weights[1], None, &[])?], 1)
+            },
+            |arguments, gradient| {
+                let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
+                let first = gradient.narrow(1, 0, 19)?.contiguous()?;
+                let second = gradient.narrow(1, 19, 5)?.contiguous()?;
+                let (x, inner) = linear_input_gradient(&[
+                    Upstream { gradient: &first, weight: &weights[0], lora: Some(&lora) },
+                    Upstream { gradient: &second, weight: &weights[1], lora: None },
+                ])?;
+                let (mut a, mut b) = (vec![0.0; 33], vec![0.0; 57]);
+                low_rank_gradients(&lora, &arguments[0], &first, inner[0].as_ref().unwrap(), &mut a, &mut b)?;
+                Ok(vec![x, from_floats(a, &[3, 11])?, from_floats(b, &[19, 3])?])
+            },
+        );
+    }
+
+    #[test]
+    fn an_adapter_on_some_rows_gives_them_the_bits_it_gives_alone() {
         let weight = weight(19, 11);
-        check(&[normal(1, &[7, 11]), normal(2, &[3, 11]), normal(3, &[19, 3])], |arguments| {
-            let factors = LoraFactors { a: arguments[1].clone(), b: arguments[2].clone(), scale: 0.5 };
-            lora_linear(&arguments[0], &weight, &factors)
+        let x = normal(1, &[9, 11]);
+        let [first, second] = [2, 3].map(|seed| {
+            PackedLora::new(&flat(&normal(seed, &[3, 11])), &flat(&normal(seed + 9, &[19, 3])), 19, 11, 3, 0.5)
         });
+        let mixed = linear(&x, &weight, None, &[(0..4, &first), (6..9, &second)]).unwrap().to_vec2::<f32>().unwrap();
+        let alone = |adapted: &[AdaptedRows<'_>]| linear(&x, &weight, None, adapted).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(mixed[..4], alone(&[(0..9, &first)])[..4]);
+        assert_eq!(mixed[4..6], alone(&[])[4..6]);
+        assert_eq!(mixed[6..], alone(&[(0..9, &second)])[6..]);
     }
 }

@@ -1,8 +1,11 @@
-//! The decoder's operations, each with its own backward.
+//! The decoder's operations, each with its backward beside it.
 //!
-//! candle's fused operations (`rms_norm`, `rope`, `softmax_last_dim`) drop the gradient without an error, and its
-//! matrix product computes weight gradients for frozen weights. So every operation that a gradient passes is a custom
-//! operation here, proven by finite differences in its own test and against PyTorch in `tests/golden.rs`.
+//! There is no graph of operations: a block is short and always the same, so its backward pass is written out
+//! ([`Decoder::block_backward`](crate::Decoder::block_backward)) and calls these functions in turn. candle's own graph
+//! cut gradients of its fused operations without an error, computed gradients of frozen weights, added gradients on a
+//! second pool of threads, and kept every activation twice: the step took 1.6 times as long (measured on two cores).
+//!
+//! Every backward is proven by finite differences in its own test and against PyTorch in `tests/golden.rs`.
 
 mod add;
 mod attention;
@@ -10,21 +13,19 @@ mod cross_entropy;
 mod linear;
 mod rms_norm;
 mod rotary;
-mod seed_gradient;
 mod storage;
 mod swiglu;
 
-pub use add::add;
-pub use attention::packed_attention;
-pub use cross_entropy::head_cross_entropy;
-pub use linear::{LoraFactors, frozen_linear, lora_linear};
-pub(crate) use linear::{PackedLora, packed_lora_linear};
-pub use rms_norm::rms_norm;
-pub use rotary::{RotaryTable, rotary};
-pub use swiglu::swiglu;
-
-pub(crate) use seed_gradient::seed_gradient;
-pub(crate) use storage::{floats, from_floats};
+pub(crate) use add::add;
+pub(crate) use attention::{AttentionShape, packed_attention, packed_attention_backward};
+pub(crate) use cross_entropy::{head_cross_entropy, head_gradient};
+pub(crate) use linear::{
+    AdaptedRows, PackedLora, Upstream, bias_gradient, linear, linear_input_gradient, low_rank_gradients,
+};
+pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
+pub(crate) use rotary::{Direction, RotaryFrequencies, Rotation, rotate};
+pub(crate) use storage::{floats, from_floats, select_rows};
+pub(crate) use swiglu::{swiglu, swiglu_backward};
 
 #[cfg(test)]
 pub(crate) mod finite_difference;

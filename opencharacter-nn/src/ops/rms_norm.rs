@@ -1,19 +1,8 @@
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::storage::{floats, from_floats, slice};
+use super::storage::{floats, from_floats};
 use crate::simd;
-
-/// `x / sqrt(mean(x^2) + epsilon) * weight` over the last dimension; `x` is `[tokens, features]`.
-///
-/// Differentiable in `x`, and in `weight` where that is tracked.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
-    x.apply_op2(weight, RmsNorm { epsilon })
-}
-
-struct RmsNorm {
-    epsilon: f32,
-}
 
 /// `1 / sqrt(mean(x^2) + epsilon)` of one row.
 #[expect(clippy::inline_always, reason = "must become part of the copy that is compiled for newer processors")]
@@ -45,70 +34,70 @@ simd::vectorised! {
     }
 }
 
-impl CustomOp2 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
+simd::vectorised! {
+    fn add_weight_gradient(row: &[f32], gradient: &[f32], epsilon: f32, sums: &mut [f32]) {
+        let inverse = inverse_root_mean_square(row, epsilon);
+        for ((sum, &x), &g) in sums.iter_mut().zip(row).zip(gradient) {
+            *sum += x * inverse * g;
+        }
     }
+}
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (slice(s1, l1)?, slice(s2, l2)?);
-        let mut out = vec![0.0; x.len()];
-        let features = weight.len();
-        out.par_chunks_mut(features)
-            .zip(x.par_chunks(features))
-            .with_min_len(16)
-            .for_each(|(out, row)| normalise_row(row, weight, self.epsilon, out));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
+/// `x / sqrt(mean(x^2) + epsilon) * weight` over each run of `weight.len()` features; `x` is `[tokens, features]`.
+///
+/// A weight as wide as a row is a block's norm, one as wide as a head is the norm of queries and keys in Qwen3.
+pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tensor> {
+    let width = weight.len();
+    let rows = floats(x)?;
+    let mut out = vec![0.0; rows.len()];
+    out.par_chunks_mut(width)
+        .zip(rows.par_chunks(width))
+        .with_min_len(8192_usize.div_ceil(width))
+        .for_each(|(out, row)| normalise_row(row, weight, epsilon, out));
+    from_floats(out, x.dims())
+}
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let features = weight.elem_count();
-        let x_gradient = floats(x, |x| {
-            floats(weight, |weight| {
-                floats(&gradient, |gradient| {
-                    let mut out = vec![0.0; x.len()];
-                    out.par_chunks_mut(features)
-                        .zip(x.par_chunks(features).zip(gradient.par_chunks(features)))
-                        .with_min_len(16)
-                        .for_each(|(out, (row, gradient))| backward_row(row, weight, gradient, self.epsilon, out));
-                    out
-                })
-            })
-        })???;
-        let weight_gradient = if weight.track_op() {
-            let mut sums = vec![0.0; features];
-            floats(x, |x| {
-                floats(&gradient, |gradient| {
-                    for (row, gradient) in x.chunks_exact(features).zip(gradient.chunks_exact(features)) {
-                        let inverse = inverse_root_mean_square(row, self.epsilon);
-                        for ((sum, &x), &g) in sums.iter_mut().zip(row).zip(gradient) {
-                            *sum += x * inverse * g;
-                        }
-                    }
-                })
-            })??;
-            Some(from_floats(sums, weight.dims())?)
-        } else {
-            None
-        };
-        Ok((Some(from_floats(x_gradient, x.dims())?), weight_gradient))
+/// The gradient of [`rms_norm`]'s `x`, given that of its result.
+pub(crate) fn rms_norm_backward(x: &Tensor, weight: &[f32], gradient: &Tensor, epsilon: f32) -> Result<Tensor> {
+    let width = weight.len();
+    let (rows, gradient) = (floats(x)?, floats(gradient)?);
+    let mut out = vec![0.0; rows.len()];
+    out.par_chunks_mut(width)
+        .zip(rows.par_chunks(width).zip(gradient.par_chunks(width)))
+        .with_min_len(8192_usize.div_ceil(width))
+        .for_each(|(out, (row, gradient))| backward_row(row, weight, gradient, epsilon, out));
+    from_floats(out, x.dims())
+}
+
+/// Adds the gradient of [`rms_norm`]'s `weight` to `sums`.
+pub(crate) fn rms_norm_weight_gradient(x: &Tensor, gradient: &Tensor, epsilon: f32, sums: &mut [f32]) -> Result<()> {
+    let width = sums.len();
+    let (x, gradient) = (floats(x)?, floats(gradient)?);
+    for (row, gradient) in x.chunks_exact(width).zip(gradient.chunks_exact(width)) {
+        add_weight_gradient(row, gradient, epsilon, sums);
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finite_difference::{check, normal};
+    use super::super::finite_difference::{check, flat, normal};
     use super::*;
 
     #[test]
     fn backward_matches_finite_differences() {
-        check(&[normal(1, &[3, 20]), normal(2, &[20])], |arguments| rms_norm(&arguments[0], &arguments[1], 1e-5));
+        // 40 features in rows of 20: the same function normalises single heads.
+        for shape in [[3, 20], [2, 40]] {
+            check(
+                &[normal(1, &shape), normal(2, &[20])],
+                |arguments| rms_norm(&arguments[0], &flat(&arguments[1]), 1e-5),
+                |arguments, gradient| {
+                    let weight = flat(&arguments[1]);
+                    let mut sums = vec![0.0; 20];
+                    rms_norm_weight_gradient(&arguments[0], gradient, 1e-5, &mut sums)?;
+                    Ok(vec![rms_norm_backward(&arguments[0], &weight, gradient, 1e-5)?, from_floats(sums, &[20])?])
+                },
+            );
+        }
     }
 }

@@ -1,15 +1,8 @@
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::storage::{floats, from_floats, slice};
+use super::storage::{floats, from_floats};
 use crate::simd;
-
-/// `silu(gate) * up`, element by element; `silu(x) = x / (1 + e^-x)`.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.apply_op2(up, SwiGlu)
-}
-
-struct SwiGlu;
 
 /// Elements per parallel task: large enough to be worth one.
 const CHUNK: usize = 16_384;
@@ -34,44 +27,27 @@ simd::vectorised! {
     }
 }
 
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
+/// `silu(gate) * up`, element by element; `silu(x) = x / (1 + e^-x)`.
+pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    let (gates, up) = (floats(gate)?, floats(up)?);
+    let mut out = vec![0.0; gates.len()];
+    out.par_chunks_mut(CHUNK)
+        .zip(gates.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
+        .for_each(|(out, (gate, up))| forward(gate, up, out));
+    from_floats(out, gate.dims())
+}
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (slice(s1, l1)?, slice(s2, l2)?);
-        let mut out = vec![0.0; gate.len()];
-        out.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-            .for_each(|(out, (gate, up))| forward(gate, up, out));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        gate: &Tensor,
-        up: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let (gate_gradient, up_gradient) = floats(gate, |gate| {
-            floats(up, |up| {
-                floats(&gradient, |gradient| {
-                    let mut gate_gradient = vec![0.0; gate.len()];
-                    let mut up_gradient = vec![0.0; gate.len()];
-                    gate_gradient
-                        .par_chunks_mut(CHUNK)
-                        .zip(up_gradient.par_chunks_mut(CHUNK))
-                        .zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK)))
-                        .for_each(|((gate_out, up_out), ((gate, up), g))| backward(gate, up, g, gate_out, up_out));
-                    (gate_gradient, up_gradient)
-                })
-            })
-        })???;
-        Ok((Some(from_floats(gate_gradient, gate.dims())?), Some(from_floats(up_gradient, up.dims())?)))
-    }
+/// The gradients of `gate` and `up`, given that of [`swiglu`]'s result.
+pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (gates, ups, gradient) = (floats(gate)?, floats(up)?, floats(gradient)?);
+    let mut gate_gradient = vec![0.0; gates.len()];
+    let mut up_gradient = vec![0.0; gates.len()];
+    gate_gradient
+        .par_chunks_mut(CHUNK)
+        .zip(up_gradient.par_chunks_mut(CHUNK))
+        .zip(gates.par_chunks(CHUNK).zip(ups.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK)))
+        .for_each(|((gate_out, up_out), ((gate, up), g))| backward(gate, up, g, gate_out, up_out));
+    Ok((from_floats(gate_gradient, gate.dims())?, from_floats(up_gradient, up.dims())?))
 }
 
 #[cfg(test)]
@@ -81,6 +57,13 @@ mod tests {
 
     #[test]
     fn backward_matches_finite_differences() {
-        check(&[normal(1, &[3, 7]), normal(2, &[3, 7])], |arguments| swiglu(&arguments[0], &arguments[1]));
+        check(
+            &[normal(1, &[3, 7]), normal(2, &[3, 7])],
+            |arguments| swiglu(&arguments[0], &arguments[1]),
+            |arguments, gradient| {
+                let (gate, up) = swiglu_backward(&arguments[0], &arguments[1], gradient)?;
+                Ok(vec![gate, up])
+            },
+        );
     }
 }

@@ -1,0 +1,90 @@
+//! Weight gradients: products that sum over the tokens.
+
+use rayon::prelude::*;
+
+use super::{
+    SharedPointer,
+    kernel::{MAX_TILE_ROWS, PANEL, Tile, tile_rows},
+    run_clipped,
+};
+
+/// Tokens that are multiplied at once: 128 x 16 values are 8 KiB, and one strip of each factor stays in the
+/// first-level cache.
+const CHUNK: usize = 128;
+/// Panels of the right factor that share a strip of the left one.
+const GROUP: usize = 8;
+
+/// Where an outer product is added.
+pub(crate) enum Target<'a> {
+    /// Row-major `[left, right]`.
+    Rows(&'a mut [f32]),
+    /// The panels of a [`PackedMatrix`](super::PackedMatrix) with `left` inputs and `right` outputs.
+    Panels(&'a mut [f32]),
+}
+
+/// `target[i][j] += sum over tokens of left[token][i] * right[token][j]`.
+///
+/// `left` is `[tokens, left_features]`, `right` is `[tokens, right_features]`. Both are copied into small contiguous
+/// strips first: reading a column of a wide matrix would hit few cache sets again and again. Each element is one chain
+/// of fused multiply-adds in the order of the tokens, so threads change no bit.
+pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, target: Target<'_>) {
+    if tokens == 0 {
+        return;
+    }
+    let (left_features, right_features) = (left.len() / tokens, right.len() / tokens);
+    let panels = right_features.div_ceil(PANEL);
+    let (out, row_stride, panel_stride, length) = match target {
+        Target::Rows(out) => (out.as_mut_ptr(), right_features, PANEL, out.len()),
+        Target::Panels(out) => {
+            assert_eq!(out.len(), panels * PANEL * left_features, "a matrix of these panels");
+            (out.as_mut_ptr(), PANEL, PANEL * left_features, left_features * right_features)
+        }
+    };
+    assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
+    assert_eq!(length, left_features * right_features, "target has left x right elements");
+    let whole_panels = row_stride == PANEL && panel_stride != PANEL;
+    let out = SharedPointer(out);
+    let step = tile_rows();
+    // A wide left factor is split too, in whole tiles.
+    let groups = panels.div_ceil(GROUP);
+    let splits = (rayon::current_num_threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
+    let split = left_features.div_ceil(splits).next_multiple_of(step);
+    let splits = left_features.div_ceil(split);
+    let task = |index: usize| {
+        let (group, part) = (index / splits, index % splits);
+        let strips = group * GROUP..((group + 1) * GROUP).min(panels);
+        let mut right_strips = vec![0.0_f32; strips.len() * CHUNK * PANEL];
+        let mut left_strip = [0.0_f32; CHUNK * MAX_TILE_ROWS];
+        for start in (0..tokens).step_by(CHUNK) {
+            let count = CHUNK.min(tokens - start);
+            for (strip, panel) in right_strips.chunks_exact_mut(CHUNK * PANEL).zip(strips.clone()) {
+                copy_strip(&right[start * right_features..], right_features, panel * PANEL, count, PANEL, strip);
+            }
+            for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
+                let rows = step.min(left_features - first).min((part + 1) * split - first);
+                copy_strip(&left[start * left_features..], left_features, first, count, MAX_TILE_ROWS, &mut left_strip);
+                for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
+                    let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
+                    let tile =
+                        Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: MAX_TILE_ROWS, inputs: count };
+                    // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
+                    unsafe {
+                        let corner = out.get().add(panel * panel_stride + first * row_stride);
+                        run_clipped(tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
+                    }
+                }
+            }
+        }
+    };
+    (0..groups * splits).into_par_iter().for_each(task);
+}
+
+/// Copies `width` columns from `first` on of `count` rows into rows of `width`; columns beyond the last are zero.
+fn copy_strip(rows: &[f32], features: usize, first: usize, count: usize, width: usize, strip: &mut [f32]) {
+    let columns = (features - first).min(width);
+    for (token, target) in strip.chunks_exact_mut(width).take(count).enumerate() {
+        let source = token * features + first;
+        target[..columns].copy_from_slice(&rows[source..source + columns]);
+        target[columns..].fill(0.0);
+    }
+}

@@ -1,0 +1,136 @@
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
+use opencharacter_core::KeyedRandom;
+use proptest::prelude::*;
+
+use super::*;
+
+fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut random = KeyedRandom::new(seed, &["matrix"]);
+    (0..count).map(|_| random.normal() as f32).collect()
+}
+
+/// `left right` in f64, each factor with its strides.
+fn exact(
+    rows: usize,
+    inner: usize,
+    columns: usize,
+    left: impl Fn(usize, usize) -> f32,
+    right: impl Fn(usize, usize) -> f32,
+) -> Vec<f64> {
+    let mut out = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        for column in 0..columns {
+            out.push((0..inner).map(|i| f64::from(left(row, i)) * f64::from(right(i, column))).sum());
+        }
+    }
+    out
+}
+
+fn assert_close(found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 2e-4, "element {place}: {found}, expected {expected}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn products_agree_with_the_definition(
+        rows in 1_usize..30, outputs in 1_usize..70, inputs in 1_usize..300, rank in 1_usize..20, seed: u64,
+    ) {
+        let (x, w, g) = (random(seed, rows * inputs), random(seed ^ 1, outputs * inputs), random(seed ^ 2, rows * outputs));
+        let matrix = PackedMatrix::new(&w, outputs, inputs);
+        prop_assert_eq!(matrix.to_rows(), w.clone());
+        assert_close(&matrix.multiply(&x, rows),
+            &exact(rows, inputs, outputs, |r, i| x[r * inputs + i], |i, o| w[o * inputs + i]));
+        assert_close(&matrix.multiply_transposed(&g, rows),
+            &exact(rows, outputs, inputs, |r, o| g[r * outputs + o], |o, i| w[o * inputs + i]));
+        // A second term continues the first one's chains.
+        let (narrow, b) = (random(seed ^ 3, rows * rank), random(seed ^ 4, outputs * rank));
+        let second = PackedMatrix::new(&b, outputs, rank);
+        let both = sum_of_products(
+            Orientation::Forward, &[Term { x: &x, matrix: &matrix }, Term { x: &narrow, matrix: &second }], rows);
+        let mut one_by_one = matrix.multiply(&x, rows);
+        add_products(Orientation::Forward, &[Term { x: &narrow, matrix: &second }], rows, &mut one_by_one);
+        prop_assert_eq!(both, one_by_one);
+    }
+
+    #[test]
+    fn outer_products_agree_with_the_definition(
+        tokens in 1_usize..300, left in 1_usize..40, right in 1_usize..70, seed: u64,
+    ) {
+        let (x, g) = (random(seed, tokens * left), random(seed ^ 1, tokens * right));
+        let expected = exact(left, tokens, right, |i, t| x[t * left + i], |t, j| g[t * right + j]);
+        let mut rows = vec![0.0; left * right];
+        add_outer_product(&x, &g, tokens, Target::Rows(&mut rows));
+        assert_close(&rows, &expected);
+        // The same in the layout of a matrix with `left` inputs and `right` outputs.
+        let mut matrix = PackedMatrix::new(&vec![0.0; left * right], right, left);
+        add_outer_product(&x, &g, tokens, Target::Panels(matrix.floats_mut().unwrap()));
+        let turned = matrix.to_rows();
+        for i in 0..left {
+            for j in 0..right {
+                prop_assert_eq!(turned[j * left + i], rows[i * right + j]);
+            }
+        }
+        let padding: usize = matrix.floats_mut().unwrap().iter().filter(|value| **value != 0.0).count();
+        prop_assert!(padding <= left * right, "lanes beyond the last output stay zero");
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_company_or_threads() {
+    let (rows, outputs, inputs) = (131, 200, 600);
+    let (x, w, g) = (random(1, rows * inputs), random(2, outputs * inputs), random(3, rows * outputs));
+    let matrix = PackedMatrix::new(&w, outputs, inputs);
+    let forward = matrix.multiply(&x, rows);
+    let backward = matrix.multiply_transposed(&g, rows);
+    for row in [0, 5, 6, 97, 130] {
+        let alone = matrix.multiply(&x[row * inputs..(row + 1) * inputs], 1);
+        assert_eq!(alone, forward[row * outputs..(row + 1) * outputs], "row {row}");
+        let alone = matrix.multiply_transposed(&g[row * outputs..(row + 1) * outputs], 1);
+        assert_eq!(alone, backward[row * inputs..(row + 1) * inputs], "row {row}");
+    }
+    let outer = || {
+        let mut out = vec![0.0; inputs * outputs];
+        add_outer_product(&x, &g, rows, Target::Rows(&mut out));
+        out
+    };
+    let expected = outer();
+    for threads in [1, 7] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| matrix.multiply(&x, rows)), forward);
+        assert_eq!(pool.install(|| matrix.multiply_transposed(&g, rows)), backward);
+        assert_eq!(pool.install(outer), expected);
+    }
+}
+
+#[test]
+fn quantised_panels_give_the_bits_of_their_dequantised_weights() {
+    let (rows, outputs, inputs) = (40, 80, 320);
+    let tensor = Tensor::from_vec(random(5, outputs * inputs), (outputs, inputs), &Device::Cpu).unwrap();
+    let (x, g) = (random(6, rows * inputs), random(7, rows * outputs));
+    let kinds = [
+        (BlockFormat::Q4_0, GgmlDType::Q4_0),
+        (BlockFormat::Q4_1, GgmlDType::Q4_1),
+        (BlockFormat::Q8_0, GgmlDType::Q8_0),
+    ];
+    for (format, kind) in kinds {
+        let quantised = QTensor::quantize(&tensor, kind).unwrap();
+        let matrix = PackedMatrix::from_blocks(format, &quantised.data().unwrap(), outputs, inputs).unwrap();
+        let floats = matrix.to_floats();
+        assert_eq!(
+            matrix.to_rows(),
+            quantised.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        );
+        assert!(matrix.bytes() * 3 < floats.bytes());
+        assert_eq!(matrix.multiply(&x, rows), floats.multiply(&x, rows), "{format:?}");
+        assert_eq!(matrix.multiply_transposed(&g, rows), floats.multiply_transposed(&g, rows), "{format:?}");
+    }
+    assert!(PackedMatrix::from_blocks(BlockFormat::Q4_0, &[0; 17], 1, 32).is_none(), "a row cut short");
+}

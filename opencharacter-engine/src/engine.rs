@@ -4,14 +4,14 @@ use std::{
 };
 
 use opencharacter_core::{
-    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Score, ScoreRequest, TextSink, content_hash,
-    hex,
+    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Sampling, Score, ScoreRequest, TextSink,
+    content_hash, hex,
 };
 use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
 
 use crate::{
-    constraint::ConstraintFactory,
+    constraint::{Constraint, ConstraintFactory},
     sampler::Sampler,
     scheduler::Scheduler,
     sequence::{Generation, Scoring, Sequence, Work},
@@ -108,12 +108,37 @@ impl Engine {
     ) -> Result<Completion, GenerateError> {
         let tokens =
             self.model.template.encode_prompt(&request.messages, &self.model.tokenizer).map_err(Self::refused)?;
-        let context = self.context_limit(tokens.len())?;
-        let max_tokens = request.sampling.max_tokens.clamp(1, context - tokens.len());
         let constraint = match &request.schema {
             Some(schema) => Some(self.constraints.json(schema).map_err(Self::refused)?),
             None => None,
         };
+        self.continue_with(tokens, request.sampling, constraint, sink, false).await
+    }
+
+    /// Continues a prompt given in tokens. With `ignore_end`, the model's wish to end its turn is passed over and the
+    /// text has exactly `max_tokens` tokens: what a benchmark needs.
+    pub async fn continue_tokens(
+        &self,
+        prompt: Vec<u32>,
+        sampling: Sampling,
+        ignore_end: bool,
+    ) -> Result<Completion, GenerateError> {
+        if prompt.is_empty() {
+            return Err(Self::refused("the prompt holds no token"));
+        }
+        self.continue_with(prompt, sampling, None, None, ignore_end).await
+    }
+
+    async fn continue_with(
+        &self,
+        tokens: Vec<u32>,
+        sampling: Sampling,
+        constraint: Option<Constraint>,
+        sink: Option<TextSink>,
+        ignore_end: bool,
+    ) -> Result<Completion, GenerateError> {
+        let context = self.context_limit(tokens.len())?;
+        let max_tokens = sampling.max_tokens.clamp(1, context - tokens.len());
         let (reply, answer) = oneshot::channel();
         self.submit(Sequence {
             reserved_tokens: tokens.len() + max_tokens,
@@ -122,8 +147,9 @@ impl Engine {
             work: Work::Generate(Box::new(Generation {
                 prompt_tokens: tokens.len(),
                 max_tokens,
-                text: AnswerText::new(&request.sampling.stop),
-                sampler: Sampler::new(request.sampling),
+                ignore_end,
+                text: AnswerText::new(&sampling.stop),
+                sampler: Sampler::new(sampling),
                 constraint,
                 sink,
                 reply,
@@ -164,9 +190,7 @@ fn run(scheduler: &mut Scheduler, letters: &mpsc::Receiver<Sequence>) {
         while let Ok(sequence) = letters.try_recv() {
             scheduler.submit(sequence);
         }
-        // On a thread of the pool itself: each of a step's few hundred parallel loops would otherwise begin with waking
-        // one up and end with waiting for it.
-        rayon::scope(|_| scheduler.step());
+        scheduler.step();
     }
 }
 

@@ -3,9 +3,8 @@ use std::{collections::VecDeque, sync::Arc};
 use candle_core::Tensor;
 use opencharacter_core::{FinishReason, GenerateError};
 use opencharacter_nn::{
-    Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache, head_log_probs,
+    Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache, head_log_probs, team,
 };
-use rayon::prelude::*;
 
 use crate::{
     EngineOptions,
@@ -216,17 +215,19 @@ impl Scheduler {
         let mut jobs = Vec::new();
         for (index, sequence) in self.running.iter_mut().enumerate() {
             let Some((_, draws)) = indices.next_if(|(planned, _)| *planned == index) else { continue };
-            jobs.push((sequence, if draws { row_logits.next() } else { None }));
+            jobs.push((sequence, if draws { row_logits.next() } else { None }, Next::Continue));
         }
         let model = &self.model;
-        Ok(jobs
-            .into_par_iter()
-            .map(|(sequence, logits)| match logits {
-                Some(logits) => draw(sequence, logits, model),
-                None if sequence.pending() == 0 => Next::Finish(FinishReason::Stop),
-                None => Next::Continue,
-            })
-            .collect())
+        team::for_each_chunk(&mut jobs, 1, |_, jobs| {
+            for (sequence, logits, next) in jobs {
+                if let Some(logits) = logits {
+                    *next = draw(sequence, logits, model);
+                } else if sequence.pending() == 0 {
+                    *next = Next::Finish(FinishReason::Stop);
+                }
+            }
+        });
+        Ok(jobs.into_iter().map(|(_, _, next)| next).collect())
     }
 
     /// Shares what was computed and answers what is done.
@@ -256,7 +257,7 @@ impl Scheduler {
 /// Draws one sequence's next token and decides whether it goes on.
 fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
     let Work::Generate(generation) = &mut sequence.work else { return Next::Continue };
-    let Generation { prompt_tokens, max_tokens, sampler, constraint, text, sink, .. } = &mut **generation;
+    let Generation { prompt_tokens, max_tokens, ignore_end, sampler, constraint, text, sink, .. } = &mut **generation;
     if let Some(constraint) = constraint
         && let Err(reason) = constraint.mask(logits)
     {
@@ -266,7 +267,8 @@ fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
         return Next::Fail("no token satisfies the schema here".into());
     };
     sequence.tokens.push(token);
-    if model.tokenizer.end_of_text().contains(&token) || model.tokenizer.is_special(token) {
+    let ends = model.tokenizer.end_of_text().contains(&token) || model.tokenizer.is_special(token);
+    if ends && !*ignore_end {
         return Next::Finish(FinishReason::Stop);
     }
     let stopped = text.push(model.tokenizer.token_bytes(token));

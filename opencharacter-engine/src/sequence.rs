@@ -30,6 +30,8 @@ pub(crate) enum Work {
 pub(crate) struct Generation {
     pub(crate) prompt_tokens: usize,
     pub(crate) max_tokens: usize,
+    /// Go on after the model's end-of-turn token.
+    pub(crate) ignore_end: bool,
     pub(crate) sampler: Sampler,
     pub(crate) constraint: Option<Constraint>,
     pub(crate) text: AnswerText,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DecoderConfig, Gradients, LinearName, NnError, Parameter,
-    ops::{AdaptedRows, PackedLora},
+    ops::{AdaptedRows, Dropout, PackedLora},
 };
 
 /// The size of an adapter and where it sits.
@@ -23,22 +23,44 @@ use crate::{
 pub struct LoraConfig {
     /// Rank of the update.
     pub rank: usize,
-    /// The update is scaled by `alpha / rank`.
+    /// The update is scaled by `alpha / rank`, or by `alpha / sqrt(rank)`.
     pub alpha: f32,
+    /// Scale by `alpha / sqrt(rank)` (rsLoRA, Kalajdzievski, 2023): larger ranks then learn as fast as small ones.
+    pub rank_stabilised: bool,
+    /// Share of the adapter's inputs that are dropped while training.
+    pub dropout: f32,
     /// Which linear layers get one, in every block.
     pub targets: Vec<LinearName>,
 }
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, targets: LinearName::ALL.to_vec() }
+        Self { rank: 16, alpha: 32.0, rank_stabilised: false, dropout: 0.0, targets: LinearName::ALL.to_vec() }
     }
 }
 
 impl LoraConfig {
     /// Factor on the adapter's contribution.
     pub fn scale(&self) -> f32 {
-        self.alpha / self.rank as f32
+        let rank = self.rank as f32;
+        self.alpha / if self.rank_stabilised { rank.sqrt() } else { rank }
+    }
+
+    /// Checks that the settings make sense; the error is a setting's name and what it must be.
+    pub fn validate(&self) -> Result<(), (&'static str, String)> {
+        if self.rank == 0 {
+            return Err(("lora.rank", "must be at least 1".into()));
+        }
+        if !self.alpha.is_finite() || self.alpha <= 0.0 {
+            return Err(("lora.alpha", "must be above 0".into()));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(("lora.dropout", "must be from 0 to below 1".into()));
+        }
+        if self.targets.is_empty() {
+            return Err(("lora.targets", "must name at least one layer".into()));
+        }
+        Ok(())
     }
 }
 
@@ -138,6 +160,18 @@ impl LoraAdapter {
         PackedAdapter { linears: self.factors.iter().map(|(&key, factors)| (key, pack(factors))).collect() }
     }
 
+    /// As [`LoraAdapter::pack`], with dropout of its own on every layer's input.
+    pub(crate) fn pack_with_dropout(&self, probability: f32, key: u64) -> PackedAdapter {
+        let mut packed = self.pack();
+        if probability > 0.0 {
+            for (place, lora) in packed.linears.values_mut().enumerate() {
+                let key = key.wrapping_add((place as u64 + 1) << 40);
+                *lora = lora.clone().with_dropout(Dropout { probability, key });
+            }
+        }
+        packed
+    }
+
     /// Writes `adapter_config.json` and `adapter_model.safetensors` as PEFT reads them. Each file appears whole or not
     /// at all.
     pub fn save(&self, folder: &Path, base_model: &str) -> Result<(), NnError> {
@@ -152,12 +186,12 @@ impl LoraAdapter {
             base_model_name_or_path: Some(base_model.into()),
             r: self.config.rank,
             lora_alpha: self.config.alpha,
-            lora_dropout: 0.0,
+            lora_dropout: self.config.dropout,
             bias: "none".into(),
             fan_in_fan_out: false,
             inference_mode: true,
             target_modules: self.config.targets.iter().map(|name| name.as_str().to_owned()).collect(),
-            use_rslora: false,
+            use_rslora: self.config.rank_stabilised,
             use_dora: false,
         };
         let json = serde_json::to_string_pretty(&config)
@@ -199,8 +233,14 @@ impl LoraAdapter {
         if targets.len() != peft.target_modules.len() {
             return Err(mismatch(format!("unknown target among {:?}", peft.target_modules)));
         }
-        let alpha = if peft.use_rslora { peft.lora_alpha * (peft.r as f32).sqrt() } else { peft.lora_alpha };
-        let config = LoraConfig { rank: peft.r, alpha, targets };
+        let config = LoraConfig {
+            rank: peft.r,
+            alpha: peft.lora_alpha,
+            rank_stabilised: peft.use_rslora,
+            dropout: peft.lora_dropout,
+            targets,
+        };
+        config.validate().map_err(|(name, reason)| mismatch(format!("`adapter_config.json`: `{name}` {reason}")))?;
         let path = folder.join("adapter_model.safetensors");
         let bytes = fs::read(&path).map_err(|reason| NnError::Io { action: "read", path, reason })?;
         let mut tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|error| {

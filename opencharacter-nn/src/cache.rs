@@ -8,14 +8,14 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 use crate::{
     DecoderConfig,
     decoder::Attend,
-    matrix::{PANEL, SharedPointer, Tile},
+    matrix::{PANEL, Tile},
     ops::{floats, from_floats},
     simd,
+    team::{self, Pointer},
 };
 
 /// Tokens per block.
@@ -157,7 +157,8 @@ impl<'a> CachedAttend<'a> {
             }
             row += *count;
         }
-        slots.into_par_iter().for_each(|(block, slot, count, row)| {
+        let store = |(block, slot, count, row): &mut (&mut CacheBlock, usize, usize, usize)| {
+            let (slot, count, row) = (*slot, *count, *row);
             for token in 0..count {
                 for head in 0..geometry.heads {
                     let source = (row + token) * width + head * geometry.head_dim;
@@ -169,7 +170,8 @@ impl<'a> CachedAttend<'a> {
                     }
                 }
             }
-        });
+        };
+        team::for_each_chunk(&mut slots, 8, |_, slots| slots.iter_mut().for_each(store));
         Ok(())
     }
 
@@ -188,8 +190,9 @@ impl<'a> CachedAttend<'a> {
             }
             row += count;
         }
-        let target = SharedPointer(out.as_mut_ptr());
-        tasks.into_par_iter().for_each(|(cache, position, row, rows, head)| {
+        let target = Pointer(out.as_mut_ptr());
+        team::for_each(tasks.len(), |index| {
+            let (cache, position, row, rows, head) = tasks[index];
             let context = (position + rows).div_ceil(BLOCK_TOKENS) * BLOCK_TOKENS;
             let mut scratch = Scratch::new(context, geometry);
             for token in 0..rows {

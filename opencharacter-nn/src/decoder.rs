@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use crate::{
     DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
     adapter::{Adapter, PackedAdapter},
     matrix::{Target, add_outer_product},
-    ops::{self, AttentionShape, Direction, PackedLora, RotaryFrequencies, Rotation, Upstream},
+    ops::{self, AttentionShape, Direction, Layer, PackedLora, RotaryFrequencies, Rotation, Upstream},
+    team,
     weights::WeightSource,
 };
 
@@ -181,8 +181,11 @@ impl Decoder {
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= self.config.vocab_size) {
             candle_core::bail!("token {token} is outside the vocabulary of {}", self.config.vocab_size);
         }
-        let rows = values.par_chunks_exact_mut(width).zip(tokens).with_min_len(16);
-        rows.for_each(|(row, &token)| self.embedding.copy_row(token as usize, row));
+        team::for_each_chunk(&mut values, 8 * width, |chunk, rows| {
+            for (row, &token) in rows.chunks_exact_mut(width).zip(&tokens[chunk * 8..]) {
+                self.embedding.copy_row(token as usize, row);
+            }
+        });
         ops::from_floats(values, &[tokens.len(), width])
     }
 
@@ -198,13 +201,13 @@ impl Decoder {
         let block = &self.blocks[layer];
         let epsilon = self.config.rms_norm_eps;
         let rows = hidden.dim(0)?;
-        let linear = |name: LinearName, x: &Tensor| {
+        let layer_of = |name: LinearName| {
             let Linear { weight, bias } = block.linear(name);
-            ops::linear(x, weight, bias.as_deref(), &adapter.rows(layer, name, rows))
+            Layer { weight, bias: bias.as_deref(), adapted: adapter.rows(layer, name, rows) }
         };
         let normed = ops::rms_norm(hidden, &block.input_norm, epsilon)?;
-        let (mut q, mut k) = (linear(LinearName::QProj, &normed)?, linear(LinearName::KProj, &normed)?);
-        let v = linear(LinearName::VProj, &normed)?;
+        let qkv = [LinearName::QProj, LinearName::KProj, LinearName::VProj];
+        let [mut q, mut k, v] = ops::linears(&normed, qkv.map(layer_of))?;
         let mut raw = None;
         if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
             let before = (q, k);
@@ -215,10 +218,12 @@ impl Decoder {
         let q = ops::rotate(&q, rotation, Direction::Forward)?;
         let k = ops::rotate(&k, rotation, Direction::Forward)?;
         let (attended, normalisers) = attention.attend(layer, &q, &k, &v)?;
-        let middle = ops::add(hidden, &linear(LinearName::OProj, &attended)?)?;
+        let [projected] = ops::linears(&attended, [layer_of(LinearName::OProj)])?;
+        let middle = ops::add(hidden, &projected)?;
         let normed = ops::rms_norm(&middle, &block.post_attention_norm, epsilon)?;
-        let (gate, up) = (linear(LinearName::GateProj, &normed)?, linear(LinearName::UpProj, &normed)?);
-        let out = ops::add(&middle, &linear(LinearName::DownProj, &ops::swiglu(&gate, &up)?)?)?;
+        let [gate, up] = ops::linears(&normed, [LinearName::GateProj, LinearName::UpProj].map(layer_of))?;
+        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, [layer_of(LinearName::DownProj)])?;
+        let out = ops::add(&middle, &down)?;
         let input = hidden.clone();
         Ok((out, BlockTape { input, raw, q, k, v, attended, normalisers, middle, gate, up }))
     }

@@ -22,6 +22,19 @@ pub enum Trainable<'a> {
     Weights,
 }
 
+/// How a pass through the model for gradients differs from one for answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PassOptions {
+    /// Keep only the blocks' inputs and run each block again on the way back.
+    pub recompute: bool,
+    /// Noise on the embeddings (`NEFTune`); 0 adds none.
+    pub neftune_alpha: f32,
+    /// Share of an adapter's inputs that are dropped; 0 drops none.
+    pub lora_dropout: f32,
+    /// Decides every draw of this pass.
+    pub key: u64,
+}
+
 /// How much each trained token's loss counts.
 #[derive(Clone, Copy)]
 pub enum TokenWeights<'a> {
@@ -59,7 +72,7 @@ pub fn loss_and_gradients(
     trainable: Trainable<'_>,
     batch: &PackedBatch,
     weights: TokenWeights<'_>,
-    recompute: bool,
+    options: PassOptions,
     gradients: &mut Gradients,
 ) -> Result<Vec<f32>, NnError> {
     let (rows, targets) = batch.trained();
@@ -67,7 +80,7 @@ pub fn loss_and_gradients(
         return Ok(Vec::new());
     }
     let packed = match trainable {
-        Trainable::Lora(adapter) => Some(adapter.pack()),
+        Trainable::Lora(adapter) => Some(adapter.pack_with_dropout(options.lora_dropout, options.key)),
         Trainable::Weights => None,
     };
     let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
@@ -76,10 +89,13 @@ pub fn loss_and_gradients(
     let mut attention = PackedAttend::new(decoder.config(), &batch.cumulative_lengths);
 
     let mut hidden = decoder.embed(&batch.tokens)?;
+    if options.neftune_alpha > 0.0 {
+        hidden = add_noise(&hidden, &batch.cumulative_lengths, options)?;
+    }
     let mut kept = Vec::with_capacity(layers);
     for layer in 0..layers {
         let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention)?;
-        kept.push((hidden, (!recompute).then_some(tape)));
+        kept.push((hidden, (!options.recompute).then_some(tape)));
         hidden = output;
     }
 
@@ -103,6 +119,21 @@ pub fn loss_and_gradients(
     }
     decoder.embed_backward(&batch.tokens, &upstream, gradients)?;
     Ok(losses)
+}
+
+/// `NEFTune`: uniform noise of up to `alpha / sqrt(tokens * hidden)` on each sequence's embeddings.
+fn add_noise(hidden: &Tensor, cumulative_lengths: &[usize], options: PassOptions) -> Result<Tensor, NnError> {
+    let width = hidden.dim(1)?;
+    let mut values = ops::floats(hidden)?.to_vec();
+    for bounds in cumulative_lengths.windows(2) {
+        let part = &mut values[bounds[0] * width..bounds[1] * width];
+        let bound = options.neftune_alpha / (part.len() as f32).sqrt();
+        for (place, value) in part.iter_mut().enumerate() {
+            let draw = ops::keyed_uniform(options.key, (bounds[0] * width + place) as u64);
+            *value += bound * (2.0 * draw - 1.0);
+        }
+    }
+    Ok(ops::from_floats(values, hidden.dims())?)
 }
 
 /// Losses of the trained rows, and the gradient of all rows of `hidden`.

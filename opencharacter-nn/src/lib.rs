@@ -41,6 +41,8 @@ mod parameter;
 mod safetensors_folder;
 #[expect(unsafe_code, reason = "calls code compiled for newer processors after asking for them")]
 mod simd;
+#[expect(unsafe_code, reason = "hands a borrowed loop body to threads that outlive it")]
+pub mod team;
 mod tokenizer;
 mod weights;
 
@@ -52,7 +54,7 @@ pub use config::{DecoderConfig, LinearName};
 pub use decoder::{Attend, Decoder, PackedAttend};
 pub use error::NnError;
 pub use gguf::GgufFile;
-pub use gradient::{TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses};
+pub use gradient::{PassOptions, TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses};
 pub use matrix::{BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};

@@ -7,8 +7,8 @@ use std::{collections::HashMap, path::PathBuf};
 use candle_core::{Device, Tensor};
 use opencharacter_core::Message;
 use opencharacter_nn::{
-    Adapter, CachedAttend, Decoder, Gradients, LoraAdapter, Model, PackedAttend, PackedBatch, SafetensorsFolder,
-    SequenceCache, TokenWeights, Trainable, loss_and_gradients, token_losses,
+    Adapter, CachedAttend, Decoder, Gradients, LoraAdapter, Model, PackedAttend, PackedBatch, PassOptions,
+    SafetensorsFolder, SequenceCache, TokenWeights, Trainable, loss_and_gradients, token_losses,
 };
 
 fn data(name: &str) -> PathBuf {
@@ -78,9 +78,10 @@ fn logits_match_pytorch_with_and_without_adapter() {
 
 /// Sum of the losses, and gradients of the adapter.
 fn lora_gradients(decoder: &Decoder, adapter: &LoraAdapter, batch: &PackedBatch, recompute: bool) -> (f64, Gradients) {
+    let options = PassOptions { recompute, ..PassOptions::default() };
     let mut gradients = adapter.gradients();
     let trainable = Trainable::Lora(adapter);
-    let losses = loss_and_gradients(decoder, trainable, batch, TokenWeights::Equal, recompute, &mut gradients).unwrap();
+    let losses = loss_and_gradients(decoder, trainable, batch, TokenWeights::Equal, options, &mut gradients).unwrap();
     (losses.iter().map(|&loss| f64::from(loss)).sum(), gradients)
 }
 
@@ -122,8 +123,15 @@ fn packed_equals_unpacked() {
         let mut batch = PackedBatch::new();
         batch.push(&tokens, &trained);
         let trainable = Trainable::Lora(&adapter);
-        let losses =
-            loss_and_gradients(&decoder, trainable, &batch, TokenWeights::Equal, false, &mut gradients).unwrap();
+        let losses = loss_and_gradients(
+            &decoder,
+            trainable,
+            &batch,
+            TokenWeights::Equal,
+            PassOptions::default(),
+            &mut gradients,
+        )
+        .unwrap();
         loss += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
     }
     assert!((together_loss - loss).abs() < 1e-5);
@@ -142,7 +150,15 @@ fn weights_of_tokens_scale_their_gradients() {
     let halve = |losses: &[f32]| vec![0.5; losses.len()];
     let weights = TokenWeights::FromLosses(&halve);
     for _ in 0..2 {
-        loss_and_gradients(&decoder, Trainable::Lora(&adapter), &batch, weights, false, &mut gradients).unwrap();
+        loss_and_gradients(
+            &decoder,
+            Trainable::Lora(&adapter),
+            &batch,
+            weights,
+            PassOptions::default(),
+            &mut gradients,
+        )
+        .unwrap();
     }
     for ((parameter, once), (_, twice)) in once.iter().zip(gradients.iter()) {
         assert!(relative_error(twice, once) < 1e-6, "{}", parameter.name());

@@ -8,17 +8,21 @@
 //! The order of the data is a function of seed and epoch alone, so a checkpoint needs to hold no random state.
 
 mod checkpoint;
+mod config;
 mod error;
 mod example;
 mod masks;
 mod optimizer;
 mod packing;
 mod schedule;
+mod session;
 mod trainer;
 
+pub use config::{Method, TrainConfig};
 pub use error::TrainError;
 pub use example::{Example, Examples, SkippedExample, build_examples};
 pub use masks::show_masks;
 pub use packing::{Pack, pack};
 pub use schedule::Schedule;
-pub use trainer::{HeldOutPoint, Outcome, StepMetrics, TrainConfig, TrainProgress, Trained, held_out_loss, train};
+pub use session::{HeldOutPoint, Outcome, StepMetrics, TrainProgress, Trained, train};
+pub use trainer::{StepOutcome, Trainer, held_out_loss};

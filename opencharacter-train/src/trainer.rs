@@ -1,420 +1,177 @@
-use std::{
-    fs,
-    io::Write as _,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::path::Path;
 
-use opencharacter_core::{content_hash, hex};
+use opencharacter_core::KeyedRandom;
 use opencharacter_nn::{
-    Adapter, Gradients, LoraAdapter, LoraConfig, Model, Parameter, TokenWeights, Trainable, loss_and_gradients,
-    token_losses,
+    Adapter, Decoder, Gradients, LoraAdapter, Model, PackedBatch, Parameter, PassOptions, TokenWeights, Trainable,
+    loss_and_gradients, token_losses,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    Example, Schedule, TrainError,
-    checkpoint::{Checkpoints, State, load_moments},
+    Example, Method, TrainConfig, TrainError,
+    checkpoint::{self, load_moments},
     optimizer::AdamW,
     pack,
-    packing::Pack,
 };
 
-/// Settings of a training run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrainConfig {
-    /// Passes over the examples.
-    pub epochs: usize,
-    /// Tokens in one packed batch.
-    pub pack_tokens: usize,
-    /// Packed batches in one step (gradient accumulation).
-    pub packs_per_step: usize,
-    /// The peak learning rate.
-    pub learning_rate: f64,
-    /// How it falls.
-    pub schedule: Schedule,
-    /// Share of all steps in which it rises.
-    pub warmup: f64,
-    /// Decay of the two moments.
-    pub betas: (f64, f64),
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// The gradient's norm is cut to this.
-    pub max_gradient_norm: f64,
-    /// The adapter.
-    pub lora: LoraConfig,
-    /// Decides initial weights and order.
-    pub seed: u64,
-    /// Longer dialogues are left out and named.
-    pub max_example_tokens: usize,
-    /// Steps between two measurements of the held-out loss; 0 measures only before and after.
-    pub held_out_every: usize,
-    /// Steps between two checkpoints.
-    pub checkpoint_every: usize,
-    /// Compute blocks again on the way back instead of keeping their activations.
-    pub recompute: bool,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            epochs: 2,
-            pack_tokens: 1024,
-            packs_per_step: 1,
-            learning_rate: 5e-4,
-            schedule: Schedule::Cosine,
-            warmup: 0.1,
-            // The paper's (section 2 of its appendix, secondary).
-            betas: (0.9, 0.95),
-            weight_decay: 0.0,
-            max_gradient_norm: 1.0,
-            lora: LoraConfig::default(),
-            seed: 0,
-            max_example_tokens: 1024,
-            held_out_every: 20,
-            checkpoint_every: 10,
-            recompute: false,
-        }
-    }
-}
-
-impl TrainConfig {
-    fn validate(&self) -> Result<(), TrainError> {
-        let at_least_one = [
-            ("epochs", self.epochs),
-            ("pack_tokens", self.pack_tokens),
-            ("packs_per_step", self.packs_per_step),
-            ("lora.rank", self.lora.rank),
-            ("checkpoint_every", self.checkpoint_every),
-        ];
-        if let Some((name, _)) = at_least_one.into_iter().find(|(_, value)| *value == 0) {
-            return Err(TrainError::Setting { name, reason: "must be at least 1".into() });
-        }
-        if !(self.learning_rate > 0.0 && self.learning_rate.is_finite()) {
-            return Err(TrainError::Setting { name: "learning_rate", reason: "must be above 0".into() });
-        }
-        if !(0.0..1.0).contains(&self.warmup) {
-            return Err(TrainError::Setting { name: "warmup", reason: "must be from 0 to below 1".into() });
-        }
-        if self.lora.targets.is_empty() {
-            return Err(TrainError::Setting { name: "lora.targets", reason: "must name at least one layer".into() });
-        }
-        Ok(())
-    }
-}
-
-/// One line of `metrics.jsonl`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepMetrics {
-    /// Steps done, this one included.
-    pub step: usize,
-    /// The pass over the examples, from 0.
-    pub epoch: usize,
-    /// Tokens seen so far.
-    pub tokens: u64,
-    /// Tokens trained in this step.
-    pub trained_tokens: usize,
-    /// Mean negative log-likelihood of this step's trained tokens, in nats.
-    pub loss: f64,
-    /// The learning rate used.
-    pub learning_rate: f64,
-    /// The gradient's norm before it was cut.
-    pub gradient_norm: f64,
-    /// Seconds this step took.
-    pub seconds: f64,
-    /// Mean negative log-likelihood over the held-out examples after this step, where it was measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_loss: Option<f64>,
-}
-
-/// A measurement of the held-out loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HeldOutPoint {
-    /// Steps done before it.
-    pub step: usize,
-    /// Mean negative log-likelihood per trained token, in nats.
-    pub loss: f64,
-}
-
-/// Where a run stands.
-#[derive(Debug, Clone, Copy)]
-pub struct TrainProgress<'a> {
-    /// Steps of the whole run.
-    pub total_steps: usize,
-    /// The step just done.
-    pub metrics: &'a StepMetrics,
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// The adapter is in `adapter/`.
-    Done(Trained),
-    /// Stopped on request after this step; a checkpoint was written, the same call goes on from it.
-    Interrupted {
-        /// Steps done.
-        step: usize,
-    },
-}
-
-/// A finished run; `training.json` holds the same.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trained {
-    /// Steps made.
-    pub steps: usize,
-    /// Tokens seen, untrained ones included.
-    pub tokens: u64,
-    /// Seconds spent on steps, over all sessions.
-    pub seconds: f64,
-    /// Trainable parameters.
-    pub parameters: usize,
-    /// Held-out loss before the first step, where there are held-out examples.
-    pub held_out_before: Option<f64>,
-    /// Held-out loss after the last step.
-    pub held_out_after: Option<f64>,
-    /// What was trained on what with which settings.
-    pub run: String,
-}
-
-/// Mean negative log-likelihood per trained token over `examples`, in nats; nothing for no examples.
-pub fn held_out_loss(
-    model: &Model,
-    adapter: Adapter<'_>,
-    examples: &[Example],
-    pack_tokens: usize,
-) -> Result<Option<f64>, TrainError> {
-    let mut sum = 0.0;
-    let mut count = 0;
-    for (batch, _) in pack(examples, pack_tokens, 0, 0) {
-        let losses = token_losses(&model.decoder, &batch, adapter)?;
-        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        count += losses.len();
-    }
-    Ok((count > 0).then(|| sum / count as f64))
-}
-
-/// Trains an adapter for `model` on `examples` and writes `adapter/`, `checkpoints/`, `metrics.jsonl` and
-/// `training.json` under `folder`. Called again it resumes, or returns at once when all is done.
-///
-/// `stop` is looked at between steps; `progress` is told of every step.
-pub fn train(
-    model: &Model,
-    examples: &[Example],
-    held_out: &[Example],
-    config: &TrainConfig,
-    folder: &Path,
-    stop: &AtomicBool,
-    progress: &(dyn Fn(TrainProgress<'_>) + Sync),
-) -> Result<Outcome, TrainError> {
-    config.validate()?;
-    if examples.is_empty() {
-        return Err(TrainError::NothingToTrain { reason: "the list of examples is empty".into() });
-    }
-    let run = run_hash(model, examples, held_out, config);
-    if let Some(done) = finished(folder, &run) {
-        return Ok(Outcome::Done(done));
-    }
-    let mut session = Session::open(model, examples, held_out, config, folder, run)?;
-    // On a thread of the pool itself, which saves a hand-over in every parallel loop.
-    rayon::scope(|_| session.run(stop, progress))
-}
-
-/// Identifies what a run trains: model, data, settings.
-fn run_hash(model: &Model, examples: &[Example], held_out: &[Example], config: &TrainConfig) -> String {
-    let mut parts = vec![model.fingerprint.clone(), serde_json::to_string(config).unwrap_or_default()];
-    parts.extend(examples.iter().map(Example::hash));
-    parts.push("held out".into());
-    parts.extend(held_out.iter().map(Example::hash));
-    hex(&content_hash(&parts))
-}
-
-fn finished(folder: &Path, run: &str) -> Option<Trained> {
-    let text = fs::read_to_string(folder.join("training.json")).ok()?;
-    let trained: Trained = serde_json::from_str(&text).ok()?;
-    let whole = LoraAdapter::files(&folder.join("adapter")).iter().all(|path| path.exists());
-    (trained.run == run && whole).then_some(trained)
-}
-
-/// A run in progress.
-struct Session<'a> {
-    model: &'a Model,
-    examples: &'a [Example],
-    held_out: &'a [Example],
-    config: &'a TrainConfig,
-    folder: &'a Path,
-    run: String,
-    checkpoints: Checkpoints,
-    adapter: LoraAdapter,
+/// A model in training: its parameters, their gradients and the optimiser's state, without any file.
+#[derive(Debug)]
+pub struct Trainer {
+    decoder: Decoder,
+    /// None when every weight is trained.
+    adapter: Option<LoraAdapter>,
     /// Of the step in progress; kept from step to step for their memory.
     gradients: Gradients,
     optimizer: AdamW,
-    steps_per_epoch: Vec<usize>,
-    step: usize,
-    tokens: u64,
-    seconds: f64,
+    config: TrainConfig,
 }
 
-impl<'a> Session<'a> {
-    fn open(
-        model: &'a Model,
-        examples: &'a [Example],
-        held_out: &'a [Example],
-        config: &'a TrainConfig,
-        folder: &'a Path,
-        run: String,
-    ) -> Result<Self, TrainError> {
-        let checkpoints = Checkpoints::new(folder.join("checkpoints"));
-        let latest = checkpoints.latest(&run)?;
-        let adapter = match &latest {
-            Some((checkpoint, _)) => LoraAdapter::load(checkpoint, model.decoder.config())?,
-            None => LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed),
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutcome {
+    /// Mean negative log-likelihood of the trained tokens before the update, in nats.
+    pub loss: f64,
+    /// The gradient's norm before it was cut.
+    pub gradient_norm: f64,
+    /// Tokens trained.
+    pub trained_tokens: usize,
+    /// All tokens.
+    pub tokens: usize,
+}
+
+impl Trainer {
+    /// A fresh adapter on `model`, or a copy of all its weights, as `config` says.
+    pub fn new(model: &Model, config: &TrainConfig) -> Result<Self, TrainError> {
+        config.validate()?;
+        let adapter = match config.method {
+            Method::Lora => Some(LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed)),
+            Method::Full => None,
         };
-        let gradients = adapter.gradients();
-        let mut optimizer = AdamW::new(&gradients, config.betas, config.weight_decay);
-        if let Some((checkpoint, _)) = &latest {
-            optimizer.restore(&load_moments(checkpoint)?)?;
+        let mut decoder = model.decoder.clone();
+        if adapter.is_none() {
+            decoder.thaw();
         }
-        let state = latest.map(|(_, state)| state);
-        let steps_per_epoch = (0..config.epochs)
-            .map(|epoch| pack(examples, config.pack_tokens, config.seed, epoch).len().div_ceil(config.packs_per_step))
-            .collect();
-        let session = Self {
-            model,
-            examples,
-            held_out,
-            config,
-            folder,
-            run,
-            checkpoints,
-            adapter,
-            gradients,
-            optimizer,
-            steps_per_epoch,
-            step: state.as_ref().map_or(0, |state| state.step),
-            tokens: state.as_ref().map_or(0, |state| state.tokens),
-            seconds: state.as_ref().map_or(0.0, |state| state.seconds),
+        let gradients = match &adapter {
+            Some(adapter) => adapter.gradients(),
+            None => Gradients::zeros(
+                weights_mut(&mut decoder)?.into_iter().map(|(parameter, values)| (parameter, values.len())),
+            ),
         };
-        session.rewind_metrics()?;
-        Ok(session)
+        let optimizer = AdamW::new(&gradients, config.betas, config.weight_decay);
+        Ok(Self { decoder, adapter, gradients, optimizer, config: config.clone() })
     }
 
-    fn total_steps(&self) -> usize {
-        self.steps_per_epoch.iter().sum()
-    }
-
-    /// Epoch of `step`, and the step's place in it.
-    fn place(&self, mut step: usize) -> (usize, usize) {
-        for (epoch, &steps) in self.steps_per_epoch.iter().enumerate() {
-            if step < steps {
-                return (epoch, step);
-            }
-            step -= steps;
-        }
-        (self.config.epochs, 0)
-    }
-
-    fn run(&mut self, stop: &AtomicBool, progress: &(dyn Fn(TrainProgress<'_>) + Sync)) -> Result<Outcome, TrainError> {
-        let total = self.total_steps();
-        let mut packed: Option<(usize, Vec<Pack>)> = None;
-        while self.step < total {
-            let (epoch, place) = self.place(self.step);
-            if packed.as_ref().is_none_or(|(of, _)| *of != epoch) {
-                packed = Some((epoch, pack(self.examples, self.config.pack_tokens, self.config.seed, epoch)));
-            }
-            let Some((_, batches)) = &packed else { unreachable!("the epoch was just packed") };
-            let first = place * self.config.packs_per_step;
-            let last = (first + self.config.packs_per_step).min(batches.len());
-            let mut metrics = self.train_step(epoch, &batches[first..last], total)?;
-            if self.is_measured(total) {
-                metrics.held_out_loss = self.measure(Adapter::Packed(&self.adapter.pack()))?;
-            }
-            self.append_metrics(&metrics)?;
-            progress(TrainProgress { total_steps: total, metrics: &metrics });
-            let stopping = stop.load(Ordering::Relaxed) && self.step < total;
-            if stopping || self.step.is_multiple_of(self.config.checkpoint_every) || self.step == total {
-                self.save_checkpoint()?;
-            }
-            if stopping {
-                return Ok(Outcome::Interrupted { step: self.step });
-            }
-        }
-        self.finish()
-    }
-
-    fn is_measured(&self, total: usize) -> bool {
-        let every = self.config.held_out_every;
-        self.step == total || (every > 0 && self.step.is_multiple_of(every))
-    }
-
-    fn measure(&self, adapter: Adapter<'_>) -> Result<Option<f64>, TrainError> {
-        held_out_loss(self.model, adapter, self.held_out, self.config.pack_tokens)
-    }
-
-    fn train_step(&mut self, epoch: usize, batches: &[Pack], total: usize) -> Result<StepMetrics, TrainError> {
-        let started = Instant::now();
+    /// One update on `batches`, which is step `step` (from 1) of its run.
+    ///
+    /// # Errors
+    /// A loss or gradient that is no number leaves every parameter as it was; so does a parameter that no gradient
+    /// reaches at the first step.
+    pub fn step(
+        &mut self,
+        batches: &[&PackedBatch],
+        learning_rate: f64,
+        step: usize,
+    ) -> Result<StepOutcome, TrainError> {
         self.gradients.clear();
         let mut loss_sum = 0.0;
         let mut trained_tokens = 0;
-        let mut tokens = 0;
-        for (batch, _) in batches {
-            let losses = loss_and_gradients(
-                &self.model.decoder,
-                Trainable::Lora(&self.adapter),
-                batch,
-                TokenWeights::Equal,
-                self.config.recompute,
-                &mut self.gradients,
-            )?;
+        for (index, batch) in batches.iter().enumerate() {
+            let losses = self.add_gradients(batch, step, index)?;
             loss_sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
             trained_tokens += losses.len();
-            tokens += batch.tokens.len() as u64;
+        }
+        if trained_tokens == 0 {
+            return Err(TrainError::NothingToTrain { reason: format!("step {step} holds no trained token") });
         }
         // One mean over all trained tokens of the step: a mean of means would weigh short batches more.
         let scale = 1.0 / trained_tokens as f64;
         let loss = loss_sum * scale;
         let gradient_norm = norm(self.gradients.iter().map(|(_, gradient)| gradient)) * scale;
-        self.check_finite(loss, gradient_norm, batches)?;
-        if self.step == 0 {
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(TrainError::NotFinite {
+                loss: if loss.is_finite() { gradient_norm } else { loss },
+                step,
+                examples: String::new(),
+            });
+        }
+        if step == 1 {
             self.check_gradients()?;
         }
         let clip = (self.config.max_gradient_norm / gradient_norm.max(1e-12)).min(1.0);
-        let warmup = (self.config.warmup * total as f64).ceil() as usize;
-        let learning_rate = self.config.learning_rate * self.config.schedule.factor(self.step, warmup, total);
-        let parameters = self.adapter.parameters_mut();
-        self.optimizer.step(parameters, &self.gradients, scale * clip, learning_rate, self.step + 1);
-        self.step += 1;
-        self.tokens += tokens;
-        let seconds = started.elapsed().as_secs_f64();
-        self.seconds += seconds;
-        Ok(StepMetrics {
-            step: self.step,
-            epoch,
-            tokens: self.tokens,
-            trained_tokens,
-            loss,
-            learning_rate,
-            gradient_norm,
-            seconds,
-            held_out_loss: None,
-        })
+        let parameters = match &mut self.adapter {
+            Some(adapter) => adapter.parameters_mut(),
+            None => weights_mut(&mut self.decoder)?,
+        };
+        self.optimizer.step(parameters, &self.gradients, scale * clip, learning_rate, step);
+        let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
+        Ok(StepOutcome { loss, gradient_norm, trained_tokens, tokens })
     }
 
-    fn check_finite(&self, loss: f64, norm: f64, batches: &[Pack]) -> Result<(), TrainError> {
-        if loss.is_finite() && norm.is_finite() {
-            return Ok(());
+    /// Adds one batch's gradients, and returns its trained tokens' losses.
+    fn add_gradients(&mut self, batch: &PackedBatch, step: usize, index: usize) -> Result<Vec<f32>, TrainError> {
+        let key = ["batch", &step.to_string(), &index.to_string()].map(str::to_owned);
+        let key = KeyedRandom::new(self.config.seed, &key.each_ref().map(String::as_str)).next_u64();
+        let options = PassOptions {
+            recompute: self.config.recompute,
+            neftune_alpha: self.config.neftune_alpha,
+            lora_dropout: if self.adapter.is_some() { self.config.lora.dropout } else { 0.0 },
+            key,
+        };
+        let trainable = self.adapter.as_ref().map_or(Trainable::Weights, Trainable::Lora);
+        Ok(loss_and_gradients(&self.decoder, trainable, batch, TokenWeights::Equal, options, &mut self.gradients)?)
+    }
+
+    /// Mean negative log-likelihood per trained token over `examples`, in nats; nothing for no examples.
+    pub fn held_out_loss(&self, examples: &[Example]) -> Result<Option<f64>, TrainError> {
+        let packed = self.adapter.as_ref().map(LoraAdapter::pack);
+        let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
+        held_out_loss(&self.decoder, adapter, examples, self.config.pack_tokens)
+    }
+
+    /// The adapter, where one is trained.
+    pub fn adapter(&self) -> Option<&LoraAdapter> {
+        self.adapter.as_ref()
+    }
+
+    /// The weights: the base model's under an adapter, the trained ones without.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Number of trainable parameters.
+    pub fn parameter_count(&self) -> usize {
+        let mut count = 0;
+        // Panels pad a matrix to whole ones of 16 outputs; the padding is no parameter.
+        if let Some(adapter) = &self.adapter {
+            count = adapter.parameter_count();
+        } else {
+            let counted: Result<(), TrainError> = self.decoder.for_each_weight(|_, shape, _| {
+                count += shape.iter().product::<usize>();
+                Ok(())
+            });
+            debug_assert!(counted.is_ok(), "counting cannot fail");
         }
-        let ids: Vec<&str> =
-            batches.iter().flat_map(|(_, places)| places).map(|&place| self.examples[place].id.as_str()).collect();
-        Err(TrainError::NotFinite {
-            loss: if loss.is_finite() { norm } else { loss },
-            step: self.step + 1,
-            examples: ids.join(", "),
-        })
+        count
     }
 
-    /// At the first step `B` is zero, so the gradient of `A` is too; that of every `B` must not be.
+    /// Writes parameters and moments under `folder`.
+    pub(crate) fn save(&mut self, folder: &Path, base_model: &str) -> Result<(), TrainError> {
+        match &self.adapter {
+            Some(adapter) => adapter.save(folder, base_model)?,
+            None => checkpoint::save_weights(folder, &weights_mut(&mut self.decoder)?)?,
+        }
+        checkpoint::save_moments(folder, &self.optimizer.state()?)
+    }
+
+    /// Takes up what [`Trainer::save`] wrote.
+    pub(crate) fn restore(&mut self, folder: &Path) -> Result<(), TrainError> {
+        match &mut self.adapter {
+            Some(adapter) => *adapter = LoraAdapter::load(folder, self.decoder.config())?,
+            None => checkpoint::load_weights(folder, weights_mut(&mut self.decoder)?)?,
+        }
+        self.optimizer.restore(&load_moments(folder)?)
+    }
+
+    /// At the first step `B` is zero, so the gradient of `A` is too; that of anything else must not be.
     fn check_gradients(&self) -> Result<(), TrainError> {
         for (parameter, gradient) in self.gradients.iter() {
             if !matches!(parameter, Parameter::LoraA(..)) && norm([gradient]) == 0.0 {
@@ -423,73 +180,30 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
 
-    fn save_checkpoint(&self) -> Result<(), TrainError> {
-        let state = State {
-            step: self.step,
-            tokens: self.tokens,
-            seconds: self.seconds,
-            run: self.run.clone(),
-            hash: String::new(),
-        };
-        self.checkpoints.save(&self.adapter, &self.optimizer, &self.base_model(), state)
-    }
+/// The weights of a thawed decoder.
+fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut [f32])>, TrainError> {
+    decoder
+        .parameters_mut()
+        .ok_or_else(|| TrainError::Tensor(candle_core::Error::Msg("the weights to train are not thawed".into())))
+}
 
-    fn base_model(&self) -> String {
-        self.model.path.display().to_string()
+/// Mean negative log-likelihood per trained token over `examples`, in nats; nothing for no examples.
+pub fn held_out_loss(
+    decoder: &Decoder,
+    adapter: Adapter<'_>,
+    examples: &[Example],
+    pack_tokens: usize,
+) -> Result<Option<f64>, TrainError> {
+    let mut sum = 0.0;
+    let mut count = 0;
+    for (batch, _) in pack(examples, pack_tokens, 0, 0) {
+        let losses = token_losses(decoder, &batch, adapter)?;
+        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        count += losses.len();
     }
-
-    fn finish(&self) -> Result<Outcome, TrainError> {
-        self.adapter.save(&self.folder.join("adapter"), &self.base_model())?;
-        let trained = Trained {
-            steps: self.step,
-            tokens: self.tokens,
-            seconds: self.seconds,
-            parameters: self.adapter.parameter_count(),
-            held_out_before: self.measure(Adapter::Base)?,
-            held_out_after: self.measure(Adapter::Packed(&self.adapter.pack()))?,
-            run: self.run.clone(),
-        };
-        let path = self.folder.join("training.json");
-        let json = serde_json::to_string_pretty(&trained).unwrap_or_default();
-        opencharacter_nn::atomic_write(&path, json.as_bytes()).map_err(|reason| TrainError::Io {
-            action: "write",
-            path,
-            reason,
-        })?;
-        Ok(Outcome::Done(trained))
-    }
-
-    /// Drops lines of `metrics.jsonl` from after the checkpoint that is resumed from.
-    fn rewind_metrics(&self) -> Result<(), TrainError> {
-        let path = self.folder.join("metrics.jsonl");
-        let io = |action| {
-            let path = path.clone();
-            move |reason| TrainError::Io { action, path, reason }
-        };
-        fs::create_dir_all(self.folder).map_err(io("write"))?;
-        if !path.exists() {
-            return Ok(());
-        }
-        let text = fs::read_to_string(&path).map_err(io("read"))?;
-        let mut kept = String::new();
-        for line in text.lines() {
-            let step = serde_json::from_str::<StepMetrics>(line).map(|metrics| metrics.step);
-            if step.is_ok_and(|step| step <= self.step) {
-                kept.push_str(line);
-                kept.push('\n');
-            }
-        }
-        opencharacter_nn::atomic_write(&path, kept.as_bytes()).map_err(io("write"))
-    }
-
-    fn append_metrics(&self, metrics: &StepMetrics) -> Result<(), TrainError> {
-        let path = self.folder.join("metrics.jsonl");
-        let mut line = serde_json::to_string(metrics).unwrap_or_default();
-        line.push('\n');
-        let append = || fs::OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
-        append().map_err(|reason| TrainError::Io { action: "write", path: path.clone(), reason })
-    }
+    Ok((count > 0).then(|| sum / count as f64))
 }
 
 fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {

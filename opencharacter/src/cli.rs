@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencharacter_core::Strategy;
 use opencharacter_synth::OnError;
-use opencharacter_train::Schedule;
+use opencharacter_train::{Method, Schedule};
 
 use crate::model_source::DEFAULT_MODEL;
 
@@ -41,6 +41,8 @@ pub enum Command {
     Templates(TemplatesArguments),
     /// Fetch and verify models
     Model(ModelArguments),
+    /// Measure this machine: training steps or generation, on random tokens
+    Bench(BenchArguments),
 }
 
 /// `run`
@@ -382,6 +384,92 @@ pub struct ChatArguments {
     /// Same seed, same conversation
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `bench`
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// What to measure
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Time optimiser steps: forward, backward and update, every token trained
+    Train(BenchTrainArguments),
+    /// Time prefill and decoding of requests in flight
+    Engine(BenchEngineArguments),
+}
+
+/// `bench train`
+#[derive(Debug, Args)]
+pub struct BenchTrainArguments {
+    /// A built-in name, a GGUF file, a folder, or `hf:owner/name`
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// What is trained
+    #[arg(long, value_enum, default_value_t = MethodArgument::Lora)]
+    pub method: MethodArgument,
+    /// Sequences in a step
+    #[arg(long, default_value_t = 4)]
+    pub sequences: usize,
+    /// Tokens in a sequence
+    #[arg(long, default_value_t = 256)]
+    pub tokens: usize,
+    /// Rank of the adapter
+    #[arg(long, default_value_t = 16)]
+    pub rank: usize,
+    /// Steps that are timed, after one that is not
+    #[arg(long, default_value_t = 5)]
+    pub steps: usize,
+    /// Compute activations twice instead of keeping them
+    #[arg(long)]
+    pub recompute: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench engine`
+#[derive(Debug, Args)]
+pub struct BenchEngineArguments {
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// Requests in flight
+    #[arg(long, default_value_t = 64)]
+    pub requests: usize,
+    /// Tokens of each prompt; no two begin alike
+    #[arg(long, default_value_t = 128)]
+    pub prompt_tokens: usize,
+    /// Tokens generated for each
+    #[arg(long, default_value_t = 128)]
+    pub new_tokens: usize,
+    /// Runs that are timed, after one that is not
+    #[arg(long, default_value_t = 5)]
+    pub repeats: usize,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum MethodArgument {
+    /// A low-rank adapter
+    Lora,
+    /// Every weight
+    Full,
+}
+
+impl From<MethodArgument> for Method {
+    fn from(argument: MethodArgument) -> Self {
+        match argument {
+            MethodArgument::Lora => Self::Lora,
+            MethodArgument::Full => Self::Full,
+        }
+    }
 }
 
 /// `templates`

@@ -48,12 +48,15 @@ impl Interrupt {
         &self.flag
     }
 
+    /// Gives [`Interrupted`] once Ctrl-C was pressed.
+    pub fn check(&self) -> Result<()> {
+        if self.flag.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
+    }
+
     /// Runs `work`, or gives [`Interrupted`] when Ctrl-C is pressed; `work` is dropped then.
     pub async fn guard<T, E: Into<anyhow::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
         let pressed = self.notify.notified();
-        if self.flag.load(Ordering::Relaxed) {
-            return Err(Interrupted.into());
-        }
+        self.check()?;
         tokio::select! {
             result = work => result.map_err(Into::into),
             () = pressed => Err(Interrupted.into()),

@@ -1,6 +1,7 @@
 //! `opencharacter`: the commands, recipe files, progress bars and wiring. Nothing here is reusable; what is lives in
 //! the library crates.
 
+mod bench;
 mod chat;
 mod cli;
 mod evaluation;
@@ -68,6 +69,7 @@ async fn dispatch(command: Command) -> Result<()> {
             eprintln!("templates written to `{}`; use them with `--templates`", arguments.out.display());
             Ok(())
         }
+        Command::Bench(arguments) => bench::command(&arguments.command, &interrupt).await,
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch { name } => {
                 let path = model_source::resolve(&name)?;

@@ -7,8 +7,7 @@
 
 use half::f16;
 
-use super::kernel::PANEL;
-use crate::simd;
+use super::kernel::{InstructionSet, PANEL, instruction_set};
 
 /// Weights per block of a row.
 pub(crate) const BLOCK: usize = 32;
@@ -106,24 +105,83 @@ impl BlockPanels {
 
     /// The f32 weights of `panel` for inputs `first..first + out.len() / 16`, as `[inputs][16]`.
     pub(crate) fn unpack(&self, panel: usize, first: usize, out: &mut [f32]) {
-        let width = self.format.column_bytes();
         let (mut input, end) = (first, first + out.len() / PANEL);
         let mut out = out;
         while input < end {
-            let block = input / BLOCK;
-            let count = ((block + 1) * BLOCK).min(end) - input;
-            let place = (panel * (self.inputs / BLOCK) + block) * PANEL;
-            let scales = widen(&self.scales[place..place + PANEL]);
-            let column = (panel * self.inputs + input) * width;
-            let quants = &self.quants[column..column + count * width];
+            let count = (input / BLOCK * BLOCK + BLOCK).min(end) - input;
             let (target, rest) = out.split_at_mut(count * PANEL);
-            match self.format {
-                BlockFormat::Q4_0 => unpack_q4_0(quants, &scales, target),
-                BlockFormat::Q4_1 => unpack_q4_1(quants, &scales, &widen(&self.offsets[place..place + PANEL]), target),
-                BlockFormat::Q8_0 => unpack_q8_0(quants, &scales, target),
-            }
+            unpack(self.format, self.part(panel, input, count), target);
             out = rest;
             input += count;
+        }
+    }
+
+    /// One row times two neighbouring panels, without a detour through a buffer: the inner loop of single-stream
+    /// decoding. `x` is `[inputs]`; the first 32 elements of `out` are written, or added to.
+    ///
+    /// False where this machine has no kernel for it. The bits are those of unpacking and multiplying.
+    pub(crate) fn multiply_row(&self, panel: usize, x: &[f32], out: &mut [f32; 2 * PANEL], accumulate: bool) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if instruction_set() != InstructionSet::Portable {
+            assert_eq!(x.len(), self.inputs, "one value per input");
+            // SAFETY: every instruction set but the portable one includes AVX2, FMA and F16C.
+            unsafe {
+                match self.format {
+                    BlockFormat::Q4_0 => self.row_avx2::<{ BlockFormat::Q4_0 as u8 }>(panel, x, out, accumulate),
+                    BlockFormat::Q4_1 => self.row_avx2::<{ BlockFormat::Q4_1 as u8 }>(panel, x, out, accumulate),
+                    BlockFormat::Q8_0 => self.row_avx2::<{ BlockFormat::Q8_0 as u8 }>(panel, x, out, accumulate),
+                }
+            }
+            return true;
+        }
+        let _ = (panel, x, out, accumulate);
+        false
+    }
+
+    /// # Safety
+    /// The machine has the features.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn row_avx2<const FORMAT: u8>(&self, panel: usize, x: &[f32], out: &mut [f32; 2 * PANEL], accumulate: bool) {
+        use std::arch::x86_64::{
+            _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        };
+        let mut sums = [_mm256_setzero_ps(); 4];
+        // SAFETY: `out` has four times 8 elements, and each part holds a whole block of both panels.
+        unsafe {
+            if accumulate {
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    *sum = _mm256_loadu_ps(out.as_ptr().add(index * 8));
+                }
+            }
+            let width = self.format.column_bytes();
+            for (block, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let parts = [self.part(panel, block * BLOCK, BLOCK), self.part(panel + 1, block * BLOCK, BLOCK)];
+                let halves = parts.map(|part| avx2::halves(part));
+                for (input, &x) in x.iter().enumerate() {
+                    let x = _mm256_set1_ps(x);
+                    for (index, part) in parts.iter().enumerate() {
+                        let weights = avx2::column::<FORMAT>(part.quants.as_ptr().add(input * width), halves[index]);
+                        sums[2 * index] = _mm256_fmadd_ps(x, weights[0], sums[2 * index]);
+                        sums[2 * index + 1] = _mm256_fmadd_ps(x, weights[1], sums[2 * index + 1]);
+                    }
+                }
+            }
+            for (index, sum) in sums.iter().enumerate() {
+                _mm256_storeu_ps(out.as_mut_ptr().add(index * 8), *sum);
+            }
+        }
+    }
+
+    /// Some inputs of one block of a panel.
+    fn part(&self, panel: usize, first: usize, count: usize) -> Part<'_> {
+        let width = self.format.column_bytes();
+        let place = (panel * (self.inputs / BLOCK) + first / BLOCK) * PANEL;
+        let column = (panel * self.inputs + first) * width;
+        Part {
+            quants: &self.quants[column..column + count * width],
+            scales: sixteen(&self.scales, place),
+            offsets: sixteen(&self.offsets, place),
         }
     }
 
@@ -136,41 +194,136 @@ impl BlockPanels {
     }
 }
 
-fn widen(halves: &[f16]) -> [f32; PANEL] {
-    let mut floats = [0.0; PANEL];
-    half::slice::HalfFloatSliceExt::convert_to_f32_slice(halves, &mut floats);
-    floats
+/// What the weights of some inputs of one panel's block are made of.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    quants: &'a [u8],
+    scales: &'a [f16; PANEL],
+    /// Zeros for formats without offsets.
+    offsets: &'a [f16; PANEL],
 }
 
-simd::vectorised! {
-    fn unpack_q4_0(quants: &[u8], scales: &[f32; PANEL], out: &mut [f32]) {
-        for (column, out) in quants.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<PANEL>().0) {
-            for lane in 0..8 {
-                out[lane] = (i32::from(column[lane] & 15) - 8) as f32 * scales[lane];
-                out[lane + 8] = (i32::from(column[lane] >> 4) - 8) as f32 * scales[lane + 8];
+const ZEROS: [f16; PANEL] = [f16::ZERO; PANEL];
+
+/// The 16 values from `place` on; zeros for formats that have none.
+fn sixteen(values: &[f16], place: usize) -> &[f16; PANEL] {
+    values.get(place..).and_then(|values| values.first_chunk()).unwrap_or(&ZEROS)
+}
+
+/// Turns quants into weights, `[inputs][16]`.
+///
+/// Scale and offset are applied with two roundings, as llama.cpp and candle dequantise: a fused multiply-add would be
+/// another weight.
+fn unpack(format: BlockFormat, part: Part<'_>, out: &mut [f32]) {
+    assert_eq!(part.quants.len() * PANEL, out.len() * format.column_bytes(), "quants for every weight");
+    #[cfg(target_arch = "x86_64")]
+    if instruction_set() != InstructionSet::Portable {
+        // SAFETY: every instruction set but the portable one includes AVX2 and F16C, and the lengths fit.
+        unsafe {
+            match format {
+                BlockFormat::Q4_0 => avx2::unpack::<{ BlockFormat::Q4_0 as u8 }>(part, out),
+                BlockFormat::Q4_1 => avx2::unpack::<{ BlockFormat::Q4_1 as u8 }>(part, out),
+                BlockFormat::Q8_0 => avx2::unpack::<{ BlockFormat::Q8_0 as u8 }>(part, out),
+            }
+        }
+        return;
+    }
+    unpack_portable(format, part, out);
+}
+
+/// Written with instructions, because the compiler turned the loops into shuffles that took half of a decoding step.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256, _mm_loadl_epi64, _mm_loadu_si128, _mm256_add_ps, _mm256_and_si256, _mm256_cvtepi8_epi32,
+        _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_cvtph_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_srli_epi32,
+        _mm256_storeu_ps, _mm256_sub_epi32,
+    };
+
+    use half::f16;
+
+    use super::{BlockFormat, PANEL, Part};
+
+    /// Scales and offsets of 16 lanes in f32.
+    #[derive(Clone, Copy)]
+    pub(super) struct Halves {
+        scales: [__m256; 2],
+        offsets: [__m256; 2],
+    }
+
+    /// # Safety
+    /// The machine has the features.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) unsafe fn halves(part: Part<'_>) -> Halves {
+        // SAFETY: 16 halves are two loads of 16 bytes.
+        let widen = |values: &[f16; PANEL]| unsafe {
+            [0, 8].map(|lane| _mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().add(lane).cast())))
+        };
+        Halves { scales: widen(part.scales), offsets: widen(part.offsets) }
+    }
+
+    /// One input's 16 weights.
+    ///
+    /// # Safety
+    /// The machine has the features, and a column of the format's bytes lies at `source`.
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) unsafe fn column<const FORMAT: u8>(source: *const u8, halves: Halves) -> [__m256; 2] {
+        let (four_zero, four_one) = (FORMAT == BlockFormat::Q4_0 as u8, FORMAT == BlockFormat::Q4_1 as u8);
+        // SAFETY: the caller's promise: 8 bytes, or 16 for 8-bit quants.
+        let (mut low, mut high) = unsafe {
+            if four_zero || four_one {
+                let pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64(source.cast()));
+                (_mm256_and_si256(pairs, _mm256_set1_epi32(15)), _mm256_srli_epi32::<4>(pairs))
+            } else {
+                let [low, high] = [0, 8].map(|lane| _mm256_cvtepi8_epi32(_mm_loadl_epi64(source.add(lane).cast())));
+                (low, high)
+            }
+        };
+        if four_zero {
+            low = _mm256_sub_epi32(low, _mm256_set1_epi32(8));
+            high = _mm256_sub_epi32(high, _mm256_set1_epi32(8));
+        }
+        let mut weights = [
+            _mm256_mul_ps(_mm256_cvtepi32_ps(low), halves.scales[0]),
+            _mm256_mul_ps(_mm256_cvtepi32_ps(high), halves.scales[1]),
+        ];
+        if four_one {
+            weights = [_mm256_add_ps(weights[0], halves.offsets[0]), _mm256_add_ps(weights[1], halves.offsets[1])];
+        }
+        weights
+    }
+
+    /// # Safety
+    /// The machine has the features, and `part` has a column of quants for every 16 elements of `out`.
+    #[target_feature(enable = "avx2,f16c")]
+    pub(super) unsafe fn unpack<const FORMAT: u8>(part: Part<'_>, out: &mut [f32]) {
+        let columns = out.len() / PANEL;
+        let width = part.quants.len() / columns.max(1);
+        // SAFETY: each iteration reads `width` bytes and writes 16 floats, as many as there are.
+        unsafe {
+            let halves = halves(part);
+            for index in 0..columns {
+                let weights = column::<FORMAT>(part.quants.as_ptr().add(index * width), halves);
+                let target = out.as_mut_ptr().add(index * PANEL);
+                _mm256_storeu_ps(target, weights[0]);
+                _mm256_storeu_ps(target.add(8), weights[1]);
             }
         }
     }
 }
 
-simd::vectorised! {
-    fn unpack_q4_1(quants: &[u8], scales: &[f32; PANEL], offsets: &[f32; PANEL], out: &mut [f32]) {
-        for (column, out) in quants.as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<PANEL>().0) {
-            for lane in 0..8 {
-                // Two roundings, as llama.cpp and candle dequantise; a fused multiply-add would be another weight.
-                out[lane] = i32::from(column[lane] & 15) as f32 * scales[lane] + offsets[lane];
-                out[lane + 8] = i32::from(column[lane] >> 4) as f32 * scales[lane + 8] + offsets[lane + 8];
-            }
-        }
-    }
-}
-
-simd::vectorised! {
-    fn unpack_q8_0(quants: &[u8], scales: &[f32; PANEL], out: &mut [f32]) {
-        for (column, out) in quants.as_chunks::<PANEL>().0.iter().zip(out.as_chunks_mut::<PANEL>().0) {
-            for lane in 0..PANEL {
-                out[lane] = i32::from(column[lane].cast_signed()) as f32 * scales[lane];
-            }
+fn unpack_portable(format: BlockFormat, part: Part<'_>, out: &mut [f32]) {
+    for (column, out) in part.quants.chunks_exact(format.column_bytes()).zip(out.chunks_exact_mut(PANEL)) {
+        for (lane, out) in out.iter_mut().enumerate() {
+            let (scale, offset) = (part.scales[lane].to_f32(), part.offsets[lane].to_f32());
+            let nibble = || i32::from(column[lane % 8] >> (lane / 8 * 4) & 15);
+            *out = match format {
+                BlockFormat::Q4_0 => (nibble() - 8) as f32 * scale,
+                BlockFormat::Q4_1 => nibble() as f32 * scale + offset,
+                BlockFormat::Q8_0 => i32::from(column[lane].cast_signed()) as f32 * scale,
+            };
         }
     }
 }
@@ -206,6 +359,10 @@ mod tests {
                     assert_eq!(panels.get(output, input), *value, "{format:?} at {output}, {input}");
                 }
             }
+            let (mut fast, mut portable) = (vec![0.0; BLOCK * PANEL], vec![0.0; BLOCK * PANEL]);
+            unpack(format, panels.part(1, BLOCK, BLOCK), &mut fast);
+            unpack_portable(format, panels.part(1, BLOCK, BLOCK), &mut portable);
+            assert_eq!(fast, portable, "{format:?}");
             // A range that crosses block borders equals its single columns.
             let mut range = vec![0.0; 40 * PANEL];
             panels.unpack(1, 20, &mut range);

@@ -44,11 +44,13 @@ pub(crate) enum InstructionSet {
 pub(crate) fn instruction_set() -> InstructionSet {
     #[cfg(target_arch = "x86_64")]
     {
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return InstructionSet::Avx512;
-        }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            return InstructionSet::Avx2;
+        // Every processor with AVX2 has the two others.
+        if std::arch::is_x86_feature_detected!("avx2")
+            && std::arch::is_x86_feature_detected!("fma")
+            && std::arch::is_x86_feature_detected!("f16c")
+        {
+            let wide = std::arch::is_x86_feature_detected!("avx512f");
+            return if wide { InstructionSet::Avx512 } else { InstructionSet::Avx2 };
         }
     }
     InstructionSet::Portable

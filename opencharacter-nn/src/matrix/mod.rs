@@ -19,18 +19,17 @@ mod blocks;
 mod kernel;
 mod outer;
 
-use rayon::prelude::*;
-
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
 use kernel::{MAX_TILE_ROWS, tile_rows};
 pub(crate) use kernel::{PANEL, Tile};
 pub(crate) use outer::{Target, add_outer_product};
 
-/// Rows that share one pass over the panels forward: 96 rows of 512 inputs are 192 KiB of a core's L2 cache.
-const FORWARD_ROWS: usize = 96;
-/// The same where panels must be turned first, which more rows make up for.
-const TRANSPOSED_ROWS: usize = 512;
+use crate::team::{self, Pointer};
+
+/// Rows that share one pass over the panels, and thereby the work of unpacking and turning them: 384 rows of 256 inputs
+/// are 384 KiB of a core's L2 cache.
+const BLOCK_ROWS: usize = 384;
 /// Inputs that are multiplied at once: 256 x 16 weights are 16 KiB, half of a first-level cache.
 const CHUNK: usize = 256;
 
@@ -65,22 +64,6 @@ pub(crate) struct Term<'a> {
     pub(crate) matrix: &'a PackedMatrix,
 }
 
-/// A pointer that may cross threads; every user writes to elements that no other does.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedPointer(pub(crate) *mut f32);
-
-// SAFETY: the pointer is only a place; each parallel task writes to its own disjoint elements.
-unsafe impl Send for SharedPointer {}
-// SAFETY: as above.
-unsafe impl Sync for SharedPointer {}
-
-impl SharedPointer {
-    /// A method rather than the field, so that closures capture the whole wrapper and not the bare pointer.
-    pub(crate) fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 impl PackedMatrix {
     /// Packs a row-major `[outputs, inputs]` weight.
     ///
@@ -89,7 +72,7 @@ impl PackedMatrix {
     pub fn new(weight: &[f32], outputs: usize, inputs: usize) -> Self {
         assert_eq!(weight.len(), outputs * inputs, "a weight has outputs x inputs elements");
         let mut panels = vec![0.0_f32; outputs.div_ceil(PANEL) * PANEL * inputs];
-        panels.par_chunks_mut(PANEL * inputs.max(1)).enumerate().for_each(|(panel, chunk)| {
+        team::for_each_chunk(&mut panels, PANEL * inputs, |panel, chunk| {
             for lane in 0..PANEL.min(outputs - panel * PANEL) {
                 let output = panel * PANEL + lane;
                 let row = &weight[output * inputs..(output + 1) * inputs];
@@ -145,8 +128,7 @@ impl PackedMatrix {
             Storage::Floats(_) => self.clone(),
             Storage::Blocks(blocks) => {
                 let mut panels = vec![0.0_f32; self.outputs.div_ceil(PANEL) * PANEL * self.inputs];
-                let chunks = panels.par_chunks_mut(PANEL * self.inputs.max(1));
-                chunks.enumerate().for_each(|(panel, chunk)| blocks.unpack(panel, 0, chunk));
+                team::for_each_chunk(&mut panels, PANEL * self.inputs, |panel, chunk| blocks.unpack(panel, 0, chunk));
                 Self { storage: Storage::Floats(panels), outputs: self.outputs, inputs: self.inputs }
             }
         }
@@ -185,7 +167,7 @@ impl PackedMatrix {
     /// The matrix row by row, as it was given to [`PackedMatrix::new`].
     pub fn to_rows(&self) -> Vec<f32> {
         let mut rows = vec![0.0; self.outputs * self.inputs];
-        rows.par_chunks_mut(self.inputs.max(1)).enumerate().for_each(|(output, row)| self.copy_row(output, row));
+        team::for_each_chunk(&mut rows, self.inputs, |output, row| self.copy_row(output, row));
         rows
     }
 
@@ -281,80 +263,150 @@ crate::simd::vectorised! {
 /// The sum of several products with the same result shape, `[rows, features]`, in one pass over the result: a layer
 /// and its adapter, or the gradients that several layers send to their common input.
 pub(crate) fn sum_of_products(orientation: Orientation, terms: &[Term<'_>], rows: usize) -> Vec<f32> {
-    let features = terms.first().map_or(0, |term| term.matrix.extent(orientation).1);
-    let mut out = Vec::with_capacity(rows * features);
+    several_sums(orientation, &[terms], rows).pop().unwrap_or_default()
+}
+
+/// Several sums of products at once, for layers that share an input: fewer and longer loops.
+pub(crate) fn several_sums(orientation: Orientation, sums: &[&[Term<'_>]], rows: usize) -> Vec<Vec<f32>> {
+    let lengths = sums.iter().map(|terms| rows * features(orientation, terms));
+    let mut outs: Vec<Vec<f32>> = lengths.map(Vec::with_capacity).collect();
+    let products: Vec<Product<'_>> = sums
+        .iter()
+        .zip(&mut outs)
+        .map(|(terms, out)| Product::new(orientation, terms, rows, Pointer(out.as_mut_ptr()), false))
+        .collect();
     // SAFETY: every element is written and none is read before. Filling megabytes with zeros first was 3% of a
     // prefill step.
     unsafe {
-        Product { orientation, terms, rows, features, out: SharedPointer(out.as_mut_ptr()), accumulate: false }.run();
-        out.set_len(rows * features);
+        run(&products);
+        for (out, terms) in outs.iter_mut().zip(sums) {
+            out.set_len(rows * features(orientation, terms));
+        }
     }
-    out
+    outs
 }
 
 /// `out += ` the sum of products.
 pub(crate) fn add_products(orientation: Orientation, terms: &[Term<'_>], rows: usize, out: &mut [f32]) {
-    let features = terms.first().map_or(0, |term| term.matrix.extent(orientation).1);
-    assert_eq!(out.len(), rows * features, "out has rows x features elements");
+    assert_eq!(out.len(), rows * features(orientation, terms), "out has rows x features elements");
     // SAFETY: `out` is borrowed alone and initialised.
-    unsafe {
-        Product { orientation, terms, rows, features, out: SharedPointer(out.as_mut_ptr()), accumulate: true }.run();
-    }
+    unsafe { run(&[Product::new(orientation, terms, rows, Pointer(out.as_mut_ptr()), true)]) };
 }
 
+fn features(orientation: Orientation, terms: &[Term<'_>]) -> usize {
+    terms.first().map_or(0, |term| term.matrix.extent(orientation).1)
+}
+
+/// A sum of products, and how it is cut into tasks.
 struct Product<'a> {
     orientation: Orientation,
     terms: &'a [Term<'a>],
     rows: usize,
     features: usize,
-    out: SharedPointer,
+    out: Pointer<f32>,
     accumulate: bool,
+    /// Rows of a task.
+    block_rows: usize,
+    /// Panels of a task, and how many tasks share a block of rows.
+    group_size: usize,
+    groups: usize,
 }
 
-impl Product<'_> {
-    /// # Safety
-    /// `out` is writable for `rows` x `features` elements by nobody else, and initialised if `accumulate` is set.
-    unsafe fn run(&self) {
+/// Runs products side by side.
+///
+/// # Safety
+/// Every product's `out` is writable for `rows` x `features` elements by nobody else, and initialised where it
+/// accumulates.
+unsafe fn run(products: &[Product<'_>]) {
+    let total = products.iter().map(Product::tasks).sum();
+    team::for_each(total, |mut index| {
+        for product in products {
+            if index < product.tasks() {
+                // SAFETY: tasks of a product differ in their rows or in their panels, so they write to disjoint
+                // elements.
+                unsafe { product.task(index) };
+                return;
+            }
+            index -= product.tasks();
+        }
+    });
+}
+
+impl<'a> Product<'a> {
+    fn new(orientation: Orientation, terms: &'a [Term<'a>], rows: usize, out: Pointer<f32>, accumulate: bool) -> Self {
+        let features = features(orientation, terms);
         let mut inner_total = 0;
-        for term in self.terms {
-            let (inner, features) = term.matrix.extent(self.orientation);
-            assert_eq!(features, self.features, "all terms give the same features");
-            assert_eq!(term.x.len(), self.rows * inner, "x has rows x inner elements");
+        for term in terms {
+            let (inner, term_features) = term.matrix.extent(orientation);
+            assert_eq!(term_features, features, "all terms give the same features");
+            assert_eq!(term.x.len(), rows * inner, "x has rows x inner elements");
             inner_total += inner;
         }
-        if self.rows == 0 || self.features == 0 {
-            return;
-        }
-        let panels = self.features.div_ceil(PANEL);
+        let panels = features.div_ceil(PANEL).max(1);
         // Enough tasks that a thread which is held up costs little, few enough that each is worth its start.
-        let threads = rayon::current_num_threads();
-        let wanted = if 2 * self.rows * inner_total * self.features < 400_000 { 1 } else { threads * 4 };
-        let most_rows = if self.orientation == Orientation::Forward { FORWARD_ROWS } else { TRANSPOSED_ROWS };
-        let row_blocks = self.rows.div_ceil(most_rows).max(wanted.div_ceil(panels).min(self.rows.div_ceil(24)));
-        let block_rows = self.rows.div_ceil(row_blocks).next_multiple_of(tile_rows());
-        let row_blocks = self.rows.div_ceil(block_rows);
-        let groups = wanted.div_ceil(row_blocks).clamp(1, panels);
+        let wanted = if 2 * rows * inner_total * features < 100_000 { 1 } else { team::threads() * 4 };
+        let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
+        let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(tile_rows());
+        let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
         let group_size = panels.div_ceil(groups);
         let groups = panels.div_ceil(group_size);
-        let task = |index: usize| {
-            let (block, group) = (index / groups, index % groups);
-            let rows = block * block_rows..((block + 1) * block_rows).min(self.rows);
-            let mut buffer = [0.0_f32; CHUNK * PANEL];
-            for panel in group * group_size..((group + 1) * group_size).min(panels) {
-                // SAFETY: tasks differ in their rows or in their panels, so they write to disjoint elements of `out`.
-                unsafe { self.fill(rows.clone(), panel, &mut buffer) };
+        Self { orientation, terms, rows, features, out, accumulate, block_rows, group_size, groups }
+    }
+
+    fn tasks(&self) -> usize {
+        if self.features == 0 { 0 } else { self.rows.div_ceil(self.block_rows) * self.groups }
+    }
+
+    /// # Safety
+    /// As [`run`]; each index is run once.
+    unsafe fn task(&self, index: usize) {
+        let (block, group) = (index / self.groups, index % self.groups);
+        let rows = block * self.block_rows..((block + 1) * self.block_rows).min(self.rows);
+        let panels = self.features.div_ceil(PANEL);
+        let mut buffer = [0.0_f32; CHUNK * PANEL];
+        let mut panels = group * self.group_size..((group + 1) * self.group_size).min(panels);
+        if rows.len() == 1 && self.orientation == Orientation::Forward {
+            // SAFETY: the caller's promise.
+            unsafe { self.fill_row(rows.start, &mut panels) };
+        }
+        for panel in panels {
+            // SAFETY: the caller's promise.
+            unsafe { self.fill(rows.clone(), panel, &mut buffer) };
+        }
+    }
+
+    /// Fills one row of as many pairs of whole panels as there are, where the first term's weights are in blocks, and
+    /// takes them off `panels`.
+    ///
+    /// # Safety
+    /// As [`run`], for the elements of `row` and the features of `panels`.
+    unsafe fn fill_row(&self, row: usize, panels: &mut std::ops::Range<usize>) {
+        let Some((Term { x, matrix }, others)) = self.terms.split_first() else { return };
+        let Storage::Blocks(blocks) = &matrix.storage else { return };
+        let x = &x[row * matrix.inputs..(row + 1) * matrix.inputs];
+        while panels.len() >= 2 && (panels.start + 2) * PANEL <= self.features {
+            // SAFETY: two whole panels of one row, by the caller's promise.
+            let out = unsafe {
+                let start = self.out.get().add(row * self.features + panels.start * PANEL);
+                &mut *start.cast::<[f32; 2 * PANEL]>()
+            };
+            if !blocks.multiply_row(panels.start, x, out, self.accumulate) {
+                return;
             }
-        };
-        let tasks = row_blocks * groups;
-        if tasks == 1 {
-            task(0);
-        } else {
-            (0..tasks).into_par_iter().for_each(task);
+            if !others.is_empty() {
+                let rest = Product { terms: others, accumulate: true, ..*self };
+                let mut buffer = [0.0_f32; CHUNK * PANEL];
+                for panel in panels.start..panels.start + 2 {
+                    // SAFETY: as above.
+                    unsafe { rest.fill(row..row + 1, panel, &mut buffer) };
+                }
+            }
+            panels.start += 2;
         }
     }
 
     /// # Safety
-    /// As [`Product::run`], for the elements of `rows` and the features of `panel`.
+    /// As [`run`], for the elements of `rows` and the features of `panel`.
     unsafe fn fill(&self, rows: std::ops::Range<usize>, panel: usize, buffer: &mut [f32; CHUNK * PANEL]) {
         let columns = (self.features - panel * PANEL).min(PANEL);
         let step = tile_rows();

@@ -1,12 +1,10 @@
 //! Weight gradients: products that sum over the tokens.
 
-use rayon::prelude::*;
-
 use super::{
-    SharedPointer,
     kernel::{MAX_TILE_ROWS, PANEL, Tile, tile_rows},
     run_clipped,
 };
+use crate::team::{self, Pointer};
 
 /// Tokens that are multiplied at once: 128 x 16 values are 8 KiB, and one strip of each factor stays in the
 /// first-level cache.
@@ -43,11 +41,11 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
     assert_eq!(length, left_features * right_features, "target has left x right elements");
     let whole_panels = row_stride == PANEL && panel_stride != PANEL;
-    let out = SharedPointer(out);
+    let out = Pointer(out);
     let step = tile_rows();
     // A wide left factor is split too, in whole tiles.
     let groups = panels.div_ceil(GROUP);
-    let splits = (rayon::current_num_threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
+    let splits = (team::threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
     let split = left_features.div_ceil(splits).next_multiple_of(step);
     let splits = left_features.div_ceil(split);
     let task = |index: usize| {
@@ -76,7 +74,7 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
             }
         }
     };
-    (0..groups * splits).into_par_iter().for_each(task);
+    team::for_each(groups * splits, task);
 }
 
 /// Copies `width` columns from `first` on of `count` rows into rows of `width`; columns beyond the last are zero.

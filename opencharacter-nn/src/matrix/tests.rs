@@ -103,7 +103,7 @@ fn bits_do_not_depend_on_company_or_threads() {
     };
     let expected = outer();
     for threads in [1, 7] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = crate::team::Team::new(threads);
         assert_eq!(pool.install(|| matrix.multiply(&x, rows)), forward);
         assert_eq!(pool.install(|| matrix.multiply_transposed(&g, rows)), backward);
         assert_eq!(pool.install(outer), expected);
@@ -112,7 +112,8 @@ fn bits_do_not_depend_on_company_or_threads() {
 
 #[test]
 fn quantised_panels_give_the_bits_of_their_dequantised_weights() {
-    let (rows, outputs, inputs) = (40, 80, 320);
+    // 90 outputs: two pairs of whole panels, one without a partner, and one that is not whole.
+    let (rows, outputs, inputs) = (40, 90, 320);
     let tensor = Tensor::from_vec(random(5, outputs * inputs), (outputs, inputs), &Device::Cpu).unwrap();
     let (x, g) = (random(6, rows * inputs), random(7, rows * outputs));
     let kinds = [
@@ -130,6 +131,11 @@ fn quantised_panels_give_the_bits_of_their_dequantised_weights() {
         );
         assert!(matrix.bytes() * 3 < floats.bytes());
         assert_eq!(matrix.multiply(&x, rows), floats.multiply(&x, rows), "{format:?}");
+        // One row alone takes a way of its own, also with an adapter's term behind it.
+        let (narrow, b) = (random(8, 4), PackedMatrix::new(&random(9, outputs * 4), outputs, 4));
+        let terms = |matrix| [Term { x: &x[..inputs], matrix }, Term { x: &narrow, matrix: &b }];
+        let row = |matrix| sum_of_products(Orientation::Forward, &terms(matrix), 1);
+        assert_eq!(row(&matrix), row(&floats), "{format:?}");
         assert_eq!(matrix.multiply_transposed(&g, rows), floats.multiply_transposed(&g, rows), "{format:?}");
     }
     assert!(PackedMatrix::from_blocks(BlockFormat::Q4_0, &[0; 17], 1, 32).is_none(), "a row cut short");

@@ -1,8 +1,7 @@
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
-use crate::simd;
+use crate::{simd, team};
 
 /// Elements per parallel task.
 const CHUNK: usize = 32_768;
@@ -17,7 +16,10 @@ simd::vectorised! {
 
 /// `target += other`, element by element.
 pub(crate) fn add_into(target: &mut [f32], other: &[f32]) {
-    target.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(target, other)| add_slice(target, other));
+    assert_eq!(target.len(), other.len(), "both have one shape");
+    team::for_each_chunk(target, CHUNK, |chunk, target| {
+        add_slice(target, &other[chunk * CHUNK..chunk * CHUNK + target.len()]);
+    });
 }
 
 /// The sum of two tensors of one shape: the residual connection, whose gradient is its own in both directions.

@@ -1,11 +1,12 @@
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
-use crate::matrix::SharedPointer;
-use crate::simd;
+use crate::{
+    simd,
+    team::{self, Pointer},
+};
 
 /// Queries that share one score matrix: 64 x 1,024 scores are 256 KiB, which stays in a core's L2 cache.
 const QUERY_CHUNK: usize = 64;
@@ -169,9 +170,10 @@ impl AttentionShape<'_> {
         let heads = extent.query_size / dim;
         let mut out = vec![0.0_f32; q.len()];
         let mut normalisers = vec![0.0_f32; extent.tokens * heads];
-        let (out_pointer, normaliser_pointer) =
-            (SharedPointer(out.as_mut_ptr()), SharedPointer(normalisers.as_mut_ptr()));
-        self.tasks(heads, 4 * QUERY_CHUNK).into_par_iter().for_each(|task| {
+        let (out_pointer, normaliser_pointer) = (Pointer(out.as_mut_ptr()), Pointer(normalisers.as_mut_ptr()));
+        let tasks = self.tasks(heads, 4 * QUERY_CHUNK);
+        team::for_each(tasks.len(), |index| {
+            let task = tasks[index];
             let kv_corner = task.head / extent.group * dim;
             let mut scores = Vec::new();
             for first in (task.first..task.last).step_by(QUERY_CHUNK) {
@@ -219,8 +221,10 @@ impl AttentionShape<'_> {
         let [q, k, _] = qkv;
         let extent = self.extent(q.len(), k.len());
         let mut gradients = [vec![0.0_f32; q.len()], vec![0.0_f32; q.len()], vec![0.0_f32; q.len()]];
-        let pointers = gradients.each_mut().map(|values| SharedPointer(values.as_mut_ptr()));
-        self.tasks(extent.query_size / self.head_dim, usize::MAX / 2).into_par_iter().for_each(|task| {
+        let pointers = gradients.each_mut().map(|values| Pointer(values.as_mut_ptr()));
+        let tasks = self.tasks(extent.query_size / self.head_dim, usize::MAX / 2);
+        team::for_each(tasks.len(), |index| {
+            let task = tasks[index];
             let mut buffers = [vec![0.0_f32; QUERY_CHUNK * KEY_CHUNK], vec![0.0_f32; QUERY_CHUNK * KEY_CHUNK]];
             for first in (task.first..task.last).step_by(QUERY_CHUNK) {
                 let queries = first..(first + QUERY_CHUNK).min(task.last);
@@ -246,7 +250,7 @@ impl AttentionShape<'_> {
         normalisers: &[f32],
         gradient: &[f32],
         [scores, score_gradients]: &mut [Vec<f32>; 2],
-        [dq, dk, dv]: [SharedPointer; 3],
+        [dq, dk, dv]: [Pointer<f32>; 3],
     ) {
         let Chunk { extent, task, queries, keys } = chunk;
         let dim = self.head_dim;
@@ -297,12 +301,14 @@ impl AttentionShape<'_> {
     /// Sums `[tokens, query_heads * head_dim]` over the query heads of each key and value head.
     fn sum_group(&self, wide: &[f32], extent: Extent) -> Vec<f32> {
         let mut out = vec![0.0; extent.tokens * extent.key_value_size];
-        let rows = out.par_chunks_exact_mut(extent.key_value_size).zip(wide.par_chunks_exact(extent.query_size));
-        rows.with_min_len(32).for_each(|(out, wide)| {
-            for (head, part) in wide.chunks_exact(self.head_dim).enumerate() {
-                let start = head / extent.group * self.head_dim;
-                for (sum, value) in out[start..start + self.head_dim].iter_mut().zip(part) {
-                    *sum += value;
+        team::for_each_chunk(&mut out, QUERY_CHUNK * extent.key_value_size, |chunk, rows| {
+            let wide = wide[chunk * QUERY_CHUNK * extent.query_size..].chunks_exact(extent.query_size);
+            for (out, wide) in rows.chunks_exact_mut(extent.key_value_size).zip(wide) {
+                for (head, part) in wide.chunks_exact(self.head_dim).enumerate() {
+                    let start = head / extent.group * self.head_dim;
+                    for (sum, value) in out[start..start + self.head_dim].iter_mut().zip(part) {
+                        *sum += value;
+                    }
                 }
             }
         });

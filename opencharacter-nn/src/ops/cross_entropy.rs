@@ -1,9 +1,11 @@
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
 use crate::matrix::{PackedMatrix, Target, add_outer_product};
-use crate::simd;
+use crate::{
+    simd,
+    team::{self, Pointer},
+};
 
 /// Rows whose logits exist at once: 256 rows of 49,152 logits are 48 MiB. Fewer rows would turn the head's panels more
 /// often on the way back.
@@ -68,19 +70,18 @@ fn run(
         let place = chunk * CHUNK..(chunk * CHUNK + CHUNK).min(rows);
         let weights = weights.map(|weights| &weights[place.clone()]);
         let mut logits = head.multiply(hidden, place.len());
-        let losses: Vec<f32> = logits
-            .par_chunks_mut(head.outputs())
-            .zip(&targets[place.clone()])
-            .enumerate()
-            .map(|(row, (logits, &target))| {
-                let normaliser = simd::log_sum_exp(logits);
-                let loss = normaliser - logits[target as usize];
-                if let Some(weights) = weights {
-                    softmax_minus_target(logits, normaliser, target as usize, weights[row]);
-                }
-                loss
-            })
-            .collect();
+        let targets = &targets[place.clone()];
+        let mut losses = vec![0.0; place.len()];
+        let losses_start = Pointer(losses.as_mut_ptr());
+        team::for_each_chunk(&mut logits, head.outputs(), |row, logits| {
+            let target = targets[row] as usize;
+            let normaliser = simd::log_sum_exp(logits);
+            // SAFETY: one writer per row.
+            unsafe { *losses_start.get().add(row) = normaliser - logits[target] };
+            if let Some(weights) = weights {
+                softmax_minus_target(logits, normaliser, target, weights[row]);
+            }
+        });
         per_row.extend(losses);
         if weights.is_some() {
             gradient.extend(head.multiply_transposed(&logits, place.len()));

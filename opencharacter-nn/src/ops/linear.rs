@@ -2,8 +2,14 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor};
 
-use super::storage::{floats, from_floats};
-use crate::matrix::{Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, sum_of_products};
+use super::{
+    Dropout,
+    add::add_into,
+    storage::{floats, from_floats},
+};
+use crate::matrix::{
+    Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, several_sums, sum_of_products,
+};
 use crate::simd;
 
 /// The two factors of a low-rank adapter (Hu et al., 2021) on one linear layer, packed for multiplication. The scale
@@ -13,6 +19,8 @@ pub(crate) struct PackedLora {
     a: Arc<PackedMatrix>,
     b: Arc<PackedMatrix>,
     scale: f32,
+    /// On the adapter's input, while training.
+    dropout: Option<Dropout>,
 }
 
 impl PackedLora {
@@ -23,6 +31,21 @@ impl PackedLora {
             a: Arc::new(PackedMatrix::new(a, rank, inputs)),
             b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)),
             scale,
+            dropout: None,
+        }
+    }
+
+    /// The same with dropout on its input.
+    #[must_use]
+    pub(crate) fn with_dropout(self, dropout: Dropout) -> Self {
+        Self { dropout: Some(dropout), ..self }
+    }
+
+    /// `x A^T`, `[tokens, rank]`, with dropout on `x`.
+    fn project(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        match self.dropout {
+            Some(dropout) => self.a.multiply(&dropout.apply(x), rows),
+            None => self.a.multiply(x, rows),
         }
     }
 
@@ -35,38 +58,71 @@ impl PackedLora {
 /// An adapter's factors and the rows of the batch that they apply to.
 pub(crate) type AdaptedRows<'a> = (Range<usize>, &'a PackedLora);
 
-/// `x W^T + bias + scale (x A^T) B^T`; `x` is `[tokens, inputs]`, the result `[tokens, outputs]`. Rows that no adapter
-/// names are the base model's.
-pub(crate) fn linear(
-    x: &Tensor,
-    weight: &PackedMatrix,
-    bias: Option<&[f32]>,
-    adapted: &[AdaptedRows<'_>],
-) -> Result<Tensor> {
-    let (rows, inputs) = x.dims2()?;
-    let outputs = weight.outputs();
-    let values = floats(x)?;
-    let base = Term { x: &values, matrix: weight };
-    let mut out = if let [(range, lora)] = adapted
-        && *range == (0..rows)
-    {
-        // One pass over the result. The adapter's products continue the base's chains, so these are the very bits that
-        // adding them afterwards gives.
-        let projected = lora.a.multiply(&values, rows);
-        sum_of_products(Orientation::Forward, &[base, Term { x: &projected, matrix: &lora.b }], rows)
-    } else {
-        let mut out = sum_of_products(Orientation::Forward, &[base], rows);
-        for (range, lora) in adapted {
-            let projected = lora.a.multiply(&values[range.start * inputs..range.end * inputs], range.len());
-            let part = &mut out[range.start * outputs..range.end * outputs];
-            add_products(Orientation::Forward, &[Term { x: &projected, matrix: &lora.b }], range.len(), part);
+/// A linear layer as it applies to one batch.
+pub(crate) struct Layer<'a> {
+    pub(crate) weight: &'a PackedMatrix,
+    pub(crate) bias: Option<&'a [f32]>,
+    /// Rows that no adapter names are the base model's.
+    pub(crate) adapted: Vec<AdaptedRows<'a>>,
+}
+
+impl<'a> Layer<'a> {
+    /// The adapter, where there is one and all `rows` rows are its.
+    fn adapter_of_all(&self, rows: usize) -> Option<&'a PackedLora> {
+        match &self.adapted[..] {
+            [(range, lora)] if *range == (0..rows) => Some(lora),
+            _ => None,
         }
-        out
-    };
-    if let Some(bias) = bias {
-        out.chunks_exact_mut(outputs).for_each(|row| add_row(row, bias));
     }
-    from_floats(out, &[rows, outputs])
+}
+
+/// `x W^T + bias + scale (x A^T) B^T` for layers that share their input: `x` is `[tokens, inputs]`, each result
+/// `[tokens, outputs]`.
+pub(crate) fn linears<const COUNT: usize>(x: &Tensor, layers: [Layer<'_>; COUNT]) -> Result<[Tensor; COUNT]> {
+    let (rows, _) = x.dims2()?;
+    let values = floats(x)?;
+    // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
+    // adding them afterwards gives.
+    let projected: Vec<Option<Vec<f32>>> =
+        layers.iter().map(|layer| layer.adapter_of_all(rows).map(|lora| lora.project(&values, rows))).collect();
+    let terms: Vec<Vec<Term<'_>>> = layers
+        .iter()
+        .zip(&projected)
+        .map(|(layer, projected)| {
+            let mut terms = vec![Term { x: &values, matrix: layer.weight }];
+            if let (Some(lora), Some(projected)) = (layer.adapter_of_all(rows), projected) {
+                terms.push(Term { x: projected, matrix: &lora.b });
+            }
+            terms
+        })
+        .collect();
+    let terms: Vec<&[Term<'_>]> = terms.iter().map(Vec::as_slice).collect();
+    let mut outs = several_sums(Orientation::Forward, &terms, rows).into_iter();
+    let results = layers.each_ref().map(|layer| {
+        let mut out = outs.next().unwrap_or_default();
+        layer.finish(&values, rows, &mut out);
+        from_floats(out, &[rows, layer.weight.outputs()])
+    });
+    // An array of results becomes a result of an array.
+    let results: Vec<Tensor> = results.into_iter().collect::<Result<_>>()?;
+    results.try_into().map_err(|_| candle_core::Error::Msg("one result per layer".into()))
+}
+
+impl Layer<'_> {
+    /// Adds the adapters of some rows, and the bias.
+    fn finish(&self, x: &[f32], rows: usize, out: &mut [f32]) {
+        let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
+        if self.adapter_of_all(rows).is_none() {
+            for (range, lora) in &self.adapted {
+                let projected = lora.project(&x[range.start * inputs..range.end * inputs], range.len());
+                let part = &mut out[range.start * outputs..range.end * outputs];
+                add_products(Orientation::Forward, &[Term { x: &projected, matrix: &lora.b }], range.len(), part);
+            }
+        }
+        if let Some(bias) = self.bias {
+            out.chunks_exact_mut(outputs).for_each(|row| add_row(row, bias));
+        }
+    }
 }
 
 simd::vectorised! {
@@ -97,11 +153,18 @@ pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor
     let mut terms = Vec::with_capacity(2 * upstream.len());
     for ((part, gradient), inner) in upstream.iter().zip(&gradients).zip(&inner) {
         terms.push(Term { x: gradient, matrix: part.weight });
-        if let (Some(lora), Some(inner)) = (part.lora, inner) {
+        if let (Some(lora), Some(inner)) = (part.lora, inner)
+            && lora.dropout.is_none()
+        {
             terms.push(Term { x: inner, matrix: &lora.a });
         }
     }
-    let out = sum_of_products(Orientation::Transposed, &terms, rows);
+    let mut out = sum_of_products(Orientation::Transposed, &terms, rows);
+    for (part, inner) in upstream.iter().zip(&inner) {
+        if let (Some(PackedLora { a, dropout: Some(dropout), .. }), Some(inner)) = (part.lora, inner) {
+            add_into(&mut out, &dropout.apply(&a.multiply_transposed(inner, rows)));
+        }
+    }
     Ok((from_floats(out, &[rows, first.weight.inputs()])?, inner))
 }
 
@@ -120,8 +183,10 @@ pub(crate) fn low_rank_gradients(
     let (rank, outputs) = (lora.a.outputs(), lora.b.outputs());
     let mut b_turned = vec![0.0; rank * outputs];
     let (x, gradient) = (floats(x)?, floats(gradient)?);
-    add_outer_product(inner, &x, tokens, Target::Rows(a));
-    let mut projected = lora.a.multiply(&x, tokens);
+    let dropped = lora.dropout.map(|dropout| dropout.apply(&x));
+    let x = dropped.as_deref().unwrap_or(&x);
+    add_outer_product(inner, x, tokens, Target::Rows(a));
+    let mut projected = lora.a.multiply(x, tokens);
     simd::scale(&mut projected, lora.scale);
     add_outer_product(&projected, &gradient, tokens, Target::Rows(&mut b_turned));
     for (output, row) in b.chunks_exact_mut(rank).enumerate() {
@@ -142,6 +207,11 @@ pub(crate) fn bias_gradient(gradient: &Tensor, sums: &mut [f32]) -> Result<()> {
 mod tests {
     use super::super::finite_difference::{check, flat, normal};
     use super::*;
+
+    fn linear(x: &Tensor, weight: &PackedMatrix, bias: Option<&[f32]>, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
+        let [out] = linears(x, [Layer { weight, bias, adapted: adapted.to_vec() }])?;
+        Ok(out)
+    }
 
     fn weight(outputs: usize, inputs: usize) -> PackedMatrix {
         PackedMatrix::new(&flat(&normal(5, &[outputs, inputs])), outputs, inputs)
@@ -182,26 +252,32 @@ mod tests {
     fn lora_backward_matches_finite_differences() {
         // Two layers on one input, one of them without an adapter.
         let weights = [weight(19, 11), weight(5, 11)];
-        check(
-            &[normal(1, &[7, 11]), normal(2, &[3, 11]), normal(3, &[19, 3])],
-            |arguments| {
-                let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
-                let first = linear(&arguments[0], &weights[0], None, &[(0..7, &lora)])?;
-                Tensor::cat(&[first, linear(&arguments[0], &weights[1], None, &[])?], 1)
-            },
-            |arguments, gradient| {
-                let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
-                let first = gradient.narrow(1, 0, 19)?.contiguous()?;
-                let second = gradient.narrow(1, 19, 5)?.contiguous()?;
-                let (x, inner) = linear_input_gradient(&[
-                    Upstream { gradient: &first, weight: &weights[0], lora: Some(&lora) },
-                    Upstream { gradient: &second, weight: &weights[1], lora: None },
-                ])?;
-                let (mut a, mut b) = (vec![0.0; 33], vec![0.0; 57]);
-                low_rank_gradients(&lora, &arguments[0], &first, inner[0].as_ref().unwrap(), &mut a, &mut b)?;
-                Ok(vec![x, from_floats(a, &[3, 11])?, from_floats(b, &[19, 3])?])
-            },
-        );
+        let lora = |arguments: &[Tensor], dropout: Option<Dropout>| {
+            let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
+            PackedLora { dropout, ..lora }
+        };
+        for dropout in [None, Some(Dropout { probability: 0.3, key: 5 })] {
+            check(
+                &[normal(1, &[7, 11]), normal(2, &[3, 11]), normal(3, &[19, 3])],
+                |arguments| {
+                    let lora = lora(arguments, dropout);
+                    let first = linear(&arguments[0], &weights[0], None, &[(0..7, &lora)])?;
+                    Tensor::cat(&[first, linear(&arguments[0], &weights[1], None, &[])?], 1)
+                },
+                |arguments, gradient| {
+                    let lora = lora(arguments, dropout);
+                    let first = gradient.narrow(1, 0, 19)?.contiguous()?;
+                    let second = gradient.narrow(1, 19, 5)?.contiguous()?;
+                    let (x, inner) = linear_input_gradient(&[
+                        Upstream { gradient: &first, weight: &weights[0], lora: Some(&lora) },
+                        Upstream { gradient: &second, weight: &weights[1], lora: None },
+                    ])?;
+                    let (mut a, mut b) = (vec![0.0; 33], vec![0.0; 57]);
+                    low_rank_gradients(&lora, &arguments[0], &first, inner[0].as_ref().unwrap(), &mut a, &mut b)?;
+                    Ok(vec![x, from_floats(a, &[3, 11])?, from_floats(b, &[19, 3])?])
+                },
+            );
+        }
     }
 
     #[test]

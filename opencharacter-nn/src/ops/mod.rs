@@ -10,6 +10,7 @@
 mod add;
 mod attention;
 mod cross_entropy;
+mod dropout;
 mod linear;
 mod rms_norm;
 mod rotary;
@@ -19,8 +20,9 @@ mod swiglu;
 pub(crate) use add::add;
 pub(crate) use attention::{AttentionShape, packed_attention, packed_attention_backward};
 pub(crate) use cross_entropy::{head_cross_entropy, head_gradient};
+pub(crate) use dropout::{Dropout, keyed_uniform};
 pub(crate) use linear::{
-    AdaptedRows, PackedLora, Upstream, bias_gradient, linear, linear_input_gradient, low_rank_gradients,
+    AdaptedRows, Layer, PackedLora, Upstream, bias_gradient, linear_input_gradient, linears, low_rank_gradients,
 };
 pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub(crate) use rotary::{Direction, RotaryFrequencies, Rotation, rotate};

@@ -1,8 +1,7 @@
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
-use crate::simd;
+use crate::{simd, team};
 
 /// `1 / sqrt(mean(x^2) + epsilon)` of one row.
 #[expect(clippy::inline_always, reason = "must become part of the copy that is compiled for newer processors")]
@@ -43,6 +42,11 @@ simd::vectorised! {
     }
 }
 
+/// Elements per parallel task: whole rows.
+fn chunk_length(width: usize) -> usize {
+    8192_usize.next_multiple_of(width.max(1))
+}
+
 /// `x / sqrt(mean(x^2) + epsilon) * weight` over each run of `weight.len()` features; `x` is `[tokens, features]`.
 ///
 /// A weight as wide as a row is a block's norm, one as wide as a head is the norm of queries and keys in Qwen3.
@@ -50,10 +54,12 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tenso
     let width = weight.len();
     let rows = floats(x)?;
     let mut out = vec![0.0; rows.len()];
-    out.par_chunks_mut(width)
-        .zip(rows.par_chunks(width))
-        .with_min_len(8192_usize.div_ceil(width))
-        .for_each(|(out, row)| normalise_row(row, weight, epsilon, out));
+    let length = chunk_length(width);
+    team::for_each_chunk(&mut out, length, |chunk, out| {
+        for (out, row) in out.chunks_mut(width).zip(rows[chunk * length..].chunks(width)) {
+            normalise_row(row, weight, epsilon, out);
+        }
+    });
     from_floats(out, x.dims())
 }
 
@@ -62,10 +68,13 @@ pub(crate) fn rms_norm_backward(x: &Tensor, weight: &[f32], gradient: &Tensor, e
     let width = weight.len();
     let (rows, gradient) = (floats(x)?, floats(gradient)?);
     let mut out = vec![0.0; rows.len()];
-    out.par_chunks_mut(width)
-        .zip(rows.par_chunks(width).zip(gradient.par_chunks(width)))
-        .with_min_len(8192_usize.div_ceil(width))
-        .for_each(|(out, (row, gradient))| backward_row(row, weight, gradient, epsilon, out));
+    let length = chunk_length(width);
+    team::for_each_chunk(&mut out, length, |chunk, out| {
+        let rows = rows[chunk * length..].chunks(width).zip(gradient[chunk * length..].chunks(width));
+        for (out, (row, gradient)) in out.chunks_mut(width).zip(rows) {
+            backward_row(row, weight, gradient, epsilon, out);
+        }
+    });
     from_floats(out, x.dims())
 }
 

@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
+use crate::team;
 
 /// The angular steps of the rotary embedding (Su et al., 2021): radians per position, one for each pair of features.
 #[derive(Debug, Clone)]
@@ -14,6 +14,9 @@ pub(crate) struct Rotation {
     pairs: Vec<(f32, f32)>,
     half: usize,
 }
+
+/// Tokens per parallel task.
+const TOKENS: usize = 32;
 
 /// Which way to turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +38,12 @@ impl RotaryFrequencies {
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         let half = self.0.len();
         let mut pairs = vec![(0.0, 0.0); positions.len() * half];
-        pairs.par_chunks_exact_mut(half).zip(positions).with_min_len(16).for_each(|(row, &position)| {
-            for (pair, frequency) in row.iter_mut().zip(&self.0) {
-                let angle = position as f32 * frequency;
-                *pair = (angle.cos(), angle.sin());
+        team::for_each_chunk(&mut pairs, TOKENS * half, |chunk, rows| {
+            for (row, &position) in rows.chunks_exact_mut(half).zip(&positions[chunk * TOKENS..]) {
+                for (pair, frequency) in row.iter_mut().zip(&self.0) {
+                    let angle = position as f32 * frequency;
+                    *pair = (angle.cos(), angle.sin());
+                }
             }
         });
         Rotation { pairs, half }
@@ -52,13 +57,15 @@ pub(crate) fn rotate(x: &Tensor, rotation: &Rotation, direction: Direction) -> R
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
     let half = rotation.half;
     let mut out = floats(x)?.to_vec();
-    let rows = out.par_chunks_exact_mut(features).zip(rotation.pairs.par_chunks_exact(half)).with_min_len(16);
-    rows.for_each(|(row, pairs)| {
-        for head in row.chunks_exact_mut(2 * half) {
-            let (low, high) = head.split_at_mut(half);
-            for ((low, high), &(cosine, sine)) in low.iter_mut().zip(high).zip(pairs) {
-                let sine = sine * sign;
-                (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
+    team::for_each_chunk(&mut out, TOKENS * features, |chunk, rows| {
+        let angles = rotation.pairs[chunk * TOKENS * half..].chunks_exact(half);
+        for (row, pairs) in rows.chunks_exact_mut(features).zip(angles) {
+            for head in row.chunks_exact_mut(2 * half) {
+                let (low, high) = head.split_at_mut(half);
+                for ((low, high), &(cosine, sine)) in low.iter_mut().zip(high).zip(pairs) {
+                    let sine = sine * sign;
+                    (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
+                }
             }
         }
     });

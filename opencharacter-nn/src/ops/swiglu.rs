@@ -1,8 +1,10 @@
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::storage::{floats, from_floats};
-use crate::simd;
+use crate::{
+    simd,
+    team::{self, Pointer},
+};
 
 /// Elements per parallel task: large enough to be worth one.
 const CHUNK: usize = 16_384;
@@ -31,9 +33,10 @@ simd::vectorised! {
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (gates, up) = (floats(gate)?, floats(up)?);
     let mut out = vec![0.0; gates.len()];
-    out.par_chunks_mut(CHUNK)
-        .zip(gates.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)))
-        .for_each(|(out, (gate, up))| forward(gate, up, out));
+    team::for_each_chunk(&mut out, CHUNK, |chunk, out| {
+        let start = chunk * CHUNK;
+        forward(&gates[start..start + out.len()], &up[start..start + out.len()], out);
+    });
     from_floats(out, gate.dims())
 }
 
@@ -42,11 +45,13 @@ pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> 
     let (gates, ups, gradient) = (floats(gate)?, floats(up)?, floats(gradient)?);
     let mut gate_gradient = vec![0.0; gates.len()];
     let mut up_gradient = vec![0.0; gates.len()];
-    gate_gradient
-        .par_chunks_mut(CHUNK)
-        .zip(up_gradient.par_chunks_mut(CHUNK))
-        .zip(gates.par_chunks(CHUNK).zip(ups.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK)))
-        .for_each(|((gate_out, up_out), ((gate, up), g))| backward(gate, up, g, gate_out, up_out));
+    let up_start = Pointer(up_gradient.as_mut_ptr());
+    team::for_each_chunk(&mut gate_gradient, CHUNK, |chunk, gate_out| {
+        let place = chunk * CHUNK..chunk * CHUNK + gate_out.len();
+        // SAFETY: the same elements as `gate_out`'s, of a vector as long, which nobody else touches.
+        let up_out = unsafe { std::slice::from_raw_parts_mut(up_start.get().add(place.start), place.len()) };
+        backward(&gates[place.clone()], &ups[place.clone()], &gradient[place], gate_out, up_out);
+    });
     Ok((from_floats(gate_gradient, gate.dims())?, from_floats(up_gradient, up.dims())?))
 }
 

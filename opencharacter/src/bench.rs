@@ -1,0 +1,234 @@
+//! `bench`: what this machine does, on random tokens. `benchsuite/` measures its peers the same way.
+
+use std::{fs, time::Instant};
+
+use anyhow::{Context as _, Result};
+use futures_util::future::try_join_all;
+use opencharacter_core::{KeyedRandom, Sampling};
+use opencharacter_engine::{Engine, EngineOptions};
+use opencharacter_nn::{LoraConfig, PackedBatch};
+use opencharacter_train::{Method, TrainConfig, Trainer};
+use serde::Serialize;
+
+use crate::{
+    cli::{BenchCommand, BenchEngineArguments, BenchTrainArguments},
+    interrupt::Interrupt,
+    models, output,
+};
+
+/// `opencharacter bench`
+pub async fn command(command: &BenchCommand, interrupt: &Interrupt) -> Result<()> {
+    match command {
+        BenchCommand::Train(arguments) => train(arguments, interrupt),
+        BenchCommand::Engine(arguments) => engine(arguments, interrupt).await,
+    }
+}
+
+/// What `bench train --json` prints.
+#[derive(Serialize)]
+struct TrainReport {
+    model: String,
+    method: Method,
+    threads: usize,
+    tokens_per_step: usize,
+    step_seconds: Vec<f64>,
+    median_step_seconds: f64,
+    tokens_per_second: f64,
+    /// The most memory that was resident during the steps.
+    peak_resident_bytes: Option<u64>,
+    /// Floating-point operations of a step's products with weights, as 4N or 6N per token and twice the adapter's.
+    step_flops: f64,
+    loss: f64,
+}
+
+fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
+    let model = models::load(&arguments.model)?;
+    let config = TrainConfig {
+        method: arguments.method.into(),
+        lora: LoraConfig { rank: arguments.rank, alpha: 2.0 * arguments.rank as f32, ..LoraConfig::default() },
+        learning_rate: 1e-4,
+        recompute: arguments.recompute,
+        ..TrainConfig::default()
+    };
+    let mut trainer = Trainer::new(&model, &config)?;
+    drop(model);
+    reset_peak();
+    let vocabulary = trainer.decoder().config().vocab_size;
+    let mut seconds = Vec::with_capacity(arguments.steps);
+    let mut loss = 0.0;
+    for step in 0..=arguments.steps {
+        let mut batch = PackedBatch::new();
+        for sequence in 0..arguments.sequences {
+            let tokens = random_tokens(arguments.tokens, vocabulary, &[step, sequence]);
+            batch.push(&tokens, &vec![true; tokens.len()]);
+        }
+        interrupt.check()?;
+        let started = Instant::now();
+        loss = trainer.step(&[&batch], config.learning_rate, step + 1)?.loss;
+        // The first one allocates.
+        if step > 0 {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    let tokens_per_step = arguments.sequences * arguments.tokens;
+    let median = median(&seconds);
+    let report = TrainReport {
+        model: arguments.model.clone(),
+        method: config.method,
+        threads: opencharacter_nn::team::threads(),
+        tokens_per_step,
+        median_step_seconds: median,
+        tokens_per_second: tokens_per_step as f64 / median,
+        peak_resident_bytes: peak_resident_bytes(),
+        step_flops: step_flops(&trainer, config.method) * tokens_per_step as f64,
+        step_seconds: seconds,
+        loss,
+    };
+    if arguments.json {
+        return output::json(&report);
+    }
+    output::line(&format!(
+        "{:.1} tokens/s, {:.3} s per step of {tokens_per_step} tokens (median of {}), {:.0} GFLOP/s, {} at the peak",
+        report.tokens_per_second,
+        median,
+        arguments.steps,
+        report.step_flops / median / 1e9,
+        mebibytes(report.peak_resident_bytes),
+    ))
+}
+
+/// Operations per token in products with weights. The embedding is looked up, not multiplied; the head is multiplied.
+fn step_flops(trainer: &Trainer, method: Method) -> f64 {
+    let config = trainer.decoder().config();
+    let block: usize = opencharacter_nn::LinearName::ALL
+        .iter()
+        .map(|name| {
+            let (outputs, inputs) = name.shape(config);
+            outputs * inputs
+        })
+        .sum();
+    let weights = (config.num_hidden_layers * block + config.vocab_size * config.hidden_size) as f64;
+    match method {
+        Method::Lora => 4.0 * weights + 6.0 * trainer.parameter_count() as f64,
+        Method::Full => 6.0 * weights,
+    }
+}
+
+/// What `bench engine --json` prints.
+#[derive(Serialize)]
+struct EngineReport {
+    model: String,
+    threads: usize,
+    requests: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    /// One whole run each: all prompts read, all tokens generated.
+    run_seconds: Vec<f64>,
+    /// The same with one new token per request: the prefill.
+    prefill_seconds: Vec<f64>,
+    median_run_seconds: f64,
+    median_prefill_seconds: f64,
+    prefill_tokens_per_second: f64,
+    /// New tokens after the first, over the time after the prefill.
+    decode_tokens_per_second: Option<f64>,
+    /// All new tokens over the whole run's time.
+    generated_tokens_per_second: f64,
+    peak_resident_bytes: Option<u64>,
+}
+
+async fn engine(arguments: &BenchEngineArguments, interrupt: &Interrupt) -> Result<()> {
+    let model = models::load(&arguments.model.model)?;
+    let options = EngineOptions { max_sequences: arguments.requests.max(1), ..EngineOptions::default() };
+    let engine = models::engine(&model, arguments.model.adapter.as_deref(), options)?;
+    let vocabulary = model.decoder.config().vocab_size;
+    reset_peak();
+    let mut run_seconds = Vec::with_capacity(arguments.repeats);
+    let mut prefill_seconds = Vec::with_capacity(arguments.repeats);
+    for repeat in 0..=arguments.repeats {
+        // Both kinds of run alternate, so that a slow moment of the machine meets both.
+        for (kind, new_tokens) in [(0, 1), (1, arguments.new_tokens)] {
+            let prompts: Vec<Vec<u32>> = (0..arguments.requests)
+                .map(|request| random_tokens(arguments.prompt_tokens, vocabulary, &[repeat, kind, request]))
+                .collect();
+            let started = Instant::now();
+            interrupt.guard(generate(&engine, prompts, new_tokens)).await?;
+            if repeat > 0 {
+                [&mut prefill_seconds, &mut run_seconds][kind].push(started.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let (run, prefill) = (median(&run_seconds), median(&prefill_seconds));
+    let generated = arguments.requests * arguments.new_tokens;
+    let report = EngineReport {
+        model: arguments.model.model.clone(),
+        threads: opencharacter_nn::team::threads(),
+        requests: arguments.requests,
+        prompt_tokens: arguments.prompt_tokens,
+        new_tokens: arguments.new_tokens,
+        median_run_seconds: run,
+        median_prefill_seconds: prefill,
+        prefill_tokens_per_second: (arguments.requests * arguments.prompt_tokens) as f64 / prefill,
+        decode_tokens_per_second: (arguments.new_tokens > 1)
+            .then(|| (generated - arguments.requests) as f64 / (run - prefill)),
+        generated_tokens_per_second: generated as f64 / run,
+        peak_resident_bytes: peak_resident_bytes(),
+        run_seconds,
+        prefill_seconds,
+    };
+    if arguments.json {
+        return output::json(&report);
+    }
+    output::line(&format!(
+        "{} requests: prefill {:.0} tokens/s, decode {} tokens/s, {:.1} new tokens/s in all, {} at the peak",
+        report.requests,
+        report.prefill_tokens_per_second,
+        report.decode_tokens_per_second.map_or("-".into(), |rate| format!("{rate:.1}")),
+        report.generated_tokens_per_second,
+        mebibytes(report.peak_resident_bytes),
+    ))
+}
+
+async fn generate(engine: &Engine, prompts: Vec<Vec<u32>>, new_tokens: usize) -> Result<()> {
+    let sampling = Sampling { max_tokens: new_tokens, ..Sampling::default() };
+    let answers = prompts.into_iter().map(|prompt| engine.continue_tokens(prompt, sampling.clone(), true));
+    let answers = try_join_all(answers).await.context("the engine refused a benchmark's request")?;
+    let short = answers.iter().find(|answer| answer.completion_tokens != new_tokens || answer.cached_tokens != 0);
+    anyhow::ensure!(
+        short.is_none(),
+        "a request was not the work that was to be timed; this is a bug, please report it"
+    );
+    Ok(())
+}
+
+fn random_tokens(count: usize, vocabulary: usize, key: &[usize]) -> Vec<u32> {
+    let key: Vec<String> = key.iter().map(ToString::to_string).collect();
+    let mut random = KeyedRandom::new(0, &key.iter().map(String::as_str).collect::<Vec<_>>());
+    (0..count).map(|_| random.below(vocabulary) as u32).collect()
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count.is_multiple_of(2) => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
+        count => sorted[count / 2],
+    }
+}
+
+/// Starts a new measurement of the peak, where the system can (Linux).
+fn reset_peak() {
+    // Elsewhere, or without the right, the peak is that of the whole process, which is never too small.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most memory that was resident since [`reset_peak`]; nothing where the system does not say.
+fn peak_resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+fn mebibytes(bytes: Option<u64>) -> String {
+    bytes.map_or("memory unknown".into(), |bytes| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20)))
+}

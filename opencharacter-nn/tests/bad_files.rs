@@ -15,7 +15,7 @@ use candle_core::{
         gguf_file::{Value, write},
     },
 };
-use opencharacter_nn::{LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder};
+use opencharacter_nn::{Decoder, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder};
 
 /// A GGUF of the given architecture with one tensor and, where asked for, what a tokenizer needs first.
 fn gguf(path: &Path, architecture: &str) {
@@ -95,6 +95,76 @@ fn the_embedded_model_cut_in_its_weights_is_refused() {
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let error = refusal(&path);
     assert!(error.contains("cut short or damaged"), "{error}");
+}
+
+/// A copy of the small Qwen3, which lies in two shards, to be spoilt.
+fn sharded_model() -> tempfile::TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_qwen3");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    folder
+}
+
+/// What opening and loading the folder's weights says, after a change to one of its JSON files.
+fn weights_refusal(folder: &Path, file: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let path = folder.join(file);
+    let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+    let load = || {
+        let mut folder = SafetensorsFolder::open(folder)?;
+        Decoder::load(folder.config()?, &mut folder)
+    };
+    let error = load().unwrap_err().to_string();
+    assert!(error.contains(&folder.display().to_string()), "the message names the file: {error}");
+    error
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    let folder = sharded_model();
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
+    let error = weights_refusal(folder.path(), "config.json", |_| {});
+    assert!(error.contains("shard `model-00002-of-00002.safetensors` is missing"), "{error}");
+}
+
+#[test]
+fn an_index_reads_its_own_files_and_no_others() {
+    let folder = sharded_model();
+    // Were it read, its tensors would be one model too many.
+    fs::write(folder.path().join("consolidated.safetensors"), b"no safetensors").unwrap();
+    let mut weights = SafetensorsFolder::open(folder.path()).unwrap();
+    assert_eq!(weights.files().len(), 2);
+    Decoder::load(weights.config().unwrap(), &mut weights).unwrap();
+    let index = "model.safetensors.index.json";
+    let error = weights_refusal(folder.path(), index, |json| json["weight_map"]["x"] = "../x.safetensors".into());
+    assert!(error.contains("names no file for tensor `x`"), "{error}");
+    let error = weights_refusal(folder.path(), index, |json| json["weight_map"] = serde_json::Value::Null);
+    assert!(error.contains("`weight_map` is missing"), "{error}");
+}
+
+#[test]
+fn missing_and_unexpected_tensors_are_named() {
+    let folder = sharded_model();
+    let error = weights_refusal(folder.path(), "config.json", |json| json["attention_bias"] = true.into());
+    assert!(error.contains("tensor `model.layers.0.self_attn.q_proj.bias` is missing"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| json["num_hidden_layers"] = 1.into());
+    assert!(error.contains("tensor `model.layers.1.") && error.contains("has no place"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["num_hidden_layers"] = 2.into();
+        json["attention_bias"] = false.into();
+        json["model_type"] = "llama".into();
+    });
+    assert!(error.contains("k_norm") && error.contains("no place in a `llama` model"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["rope_parameters"] = serde_json::json!({"rope_type": "yarn", "factor": 4.0});
+    });
+    assert!(error.contains("RoPE scaling `yarn`") && error.contains("llama3"), "{error}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
     weights::{WeightData, WeightSource},
 };
 
-/// The tensor with which llama.cpp's converter writes Llama 3's RoPE scaling.
+/// The tensor with which llama.cpp's converter writes Llama 3's rotary scaling.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file.

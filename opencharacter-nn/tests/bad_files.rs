@@ -15,10 +15,15 @@ use candle_core::{
         gguf_file::{Value, write},
     },
 };
-use opencharacter_nn::{Decoder, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder};
+use opencharacter_nn::{Decoder, GgufFile, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder, Tokenizer};
 
 /// A GGUF of the given architecture with one tensor and, where asked for, what a tokenizer needs first.
 fn gguf(path: &Path, architecture: &str) {
+    gguf_with(path, architecture, &[]);
+}
+
+/// The same with more metadata.
+fn gguf_with(path: &Path, architecture: &str, more: &[(&str, Value)]) {
     let number = |value: u32| Value::U32(value);
     let embedding = Tensor::zeros((32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
     let embedding = QTensor::quantize(&embedding, GgmlDType::F32).unwrap();
@@ -31,7 +36,7 @@ fn gguf(path: &Path, architecture: &str) {
         ("llama.attention.head_count", number(4)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
     ];
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().chain(more).map(|(key, value)| (*key, value)).collect();
     let mut file = BufWriter::new(File::create(path).unwrap());
     write(&mut file, &metadata, &[("token_embd.weight", &embedding)]).unwrap();
 }
@@ -59,6 +64,35 @@ fn a_gguf_without_tokenizer_is_refused() {
     gguf(&path, "llama");
     let error = refusal(&path);
     assert!(error.contains("tokenizer.ggml.model") && error.contains("tokenizer"), "{error}");
+}
+
+#[test]
+fn an_unknown_pre_tokenizer_is_named_with_the_known_ones() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers/qwen2.gguf");
+    let bytes = fs::read(source).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // Values of the same length, so that the file around them stays as it is.
+    for (value, other, part) in [
+        (&b"qwen2"[..], &b"qwen9"[..], "pre-tokenizer `qwen9` is not implemented; known: `llama` (SentencePiece)"),
+        (b"gpt2", b"bert", "tokenizer `bert`"),
+    ] {
+        let place = bytes.windows(value.len()).position(|window| window == value).unwrap();
+        let mut changed = bytes.clone();
+        changed[place..place + value.len()].copy_from_slice(other);
+        fs::write(&path, &changed).unwrap();
+        let error = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("`llama-bpe`"), "{error}");
+    }
+}
+
+#[test]
+fn a_gguf_with_unknown_rope_scaling_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("yarn.gguf");
+    gguf_with(&path, "llama", &[("llama.rope.scaling.type", Value::String("yarn".into()))]);
+    let error = refusal(&path);
+    assert!(error.contains("RoPE scaling `yarn`") && error.contains("llama3"), "{error}");
 }
 
 #[test]
@@ -153,11 +187,13 @@ fn missing_and_unexpected_tensors_are_named() {
     let folder = sharded_model();
     let error = weights_refusal(folder.path(), "config.json", |json| json["attention_bias"] = true.into());
     assert!(error.contains("tensor `model.layers.0.self_attn.q_proj.bias` is missing"), "{error}");
-    let error = weights_refusal(folder.path(), "config.json", |json| json["num_hidden_layers"] = 1.into());
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["attention_bias"] = false.into();
+        json["num_hidden_layers"] = 1.into();
+    });
     assert!(error.contains("tensor `model.layers.1.") && error.contains("has no place"), "{error}");
     let error = weights_refusal(folder.path(), "config.json", |json| {
         json["num_hidden_layers"] = 2.into();
-        json["attention_bias"] = false.into();
         json["model_type"] = "llama".into();
     });
     assert!(error.contains("k_norm") && error.contains("no place in a `llama` model"), "{error}");

@@ -8,15 +8,21 @@ small_NAME/         a random model as transformers saves it, a random LoRA adapt
                     model as llama.cpp's converter writes it.
 rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
 k_quants.gguf       random Q4_K and Q6_K blocks, and k_quants.safetensors with what they stand for.
+tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.txt; tokenizer.json of
+                    the SentencePiece one; line_hashes.json: tokens of each line of mixed_text.txt, on which Hugging
+                    Face tokenizers and llama.cpp agree.
 mixed_text.txt      200 lines of code, emoji, CJK and odd spaces, written by this script.
 embedded.json       llama.cpp's tokens of those lines; transformers' logits (its own GGUF dequantisation) for a prompt;
                     transformers' rendering of a conversation.
 """
 
+import hashlib
 import json
 import pathlib
 import random
 import sys
+import tempfile
+import unicodedata
 import urllib.request
 
 import gguf as gguf_py
@@ -24,6 +30,7 @@ import numpy
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -264,17 +271,149 @@ def post(address, body):
     return json.load(urllib.request.urlopen(request))
 
 
-def llama_cpp_tokens(lines):
+def llama_cpp_tokens(path, lines):
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf)
+    parameters.model.path = str(path)
     parameters.n_ctx = 512
     server = xllamacpp.Server(parameters)
     return [
         post(server.listening_address + "/tokenize", {"content": line, "add_special": False, "parse_special": False})["tokens"]
         for line in lines
     ]
+
+
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {
+    "llama-bpe": [CONTRACTIONS + r"\p{N}{1,3}" + REST],
+    "qwen2": [CONTRACTIONS + r"\p{N}" + REST],
+    "gpt-2": [GPT_2],
+    "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"],
+}
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def trained_byte_level(pre, lines):
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[pre]]
+    tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    return tokenizer
+
+
+def trained_sentence_piece(lines):
+    """A vocabulary as SentencePiece makes them, and Hugging Face's reading of it: each way to halve a token, by score."""
+    normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex("(?=\u2581)"), "merged_with_next")
+    learner.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=260, limit_alphabet=70, show_progress=False))
+    learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    long = [token for token, _ in learned if len(token) > 1]
+    pieces = [(token, 0.0, kind) for token, kind in zip(SPECIAL, (2, 3, 3))]
+    pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    pieces += [(token, -float(place), 1) for place, token in enumerate(long)]
+    pieces += [(token, -1000.0 - place, 1) for place, (token, _) in enumerate(learned) if len(token) == 1]
+    vocabulary = {token: place for place, (token, _, _) in enumerate(pieces)}
+    merges = [
+        (token[:middle], token[middle:])
+        for token in long for middle in range(len(token) - 1, 0, -1)
+        if token[:middle] in vocabulary and token[middle:] in vocabulary
+    ]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0),
+    ])
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer, pieces
+
+
+def write_vocabulary(path, add_tokenizer, tokens, with_weights):
+    """A GGUF with a tokenizer; llama.cpp reads it only with the weights of a model, however small."""
+    writer = gguf_py.GGUFWriter(path, "llama")
+    writer.add_vocab_size(tokens)
+    writer.add_block_count(1)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    add_tokenizer(writer)
+    if with_weights:
+        square = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+        shapes = {"token_embd": (tokens, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
+        for name, shape in (shapes | {f"blk.0.{name}": (32, 32) for name in square}).items():
+            writer.add_tensor(f"{name}.weight", numpy.zeros(shape, numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    if with_weights:
+        writer.write_tensors_to_file()
+    writer.close()
+
+
+def byte_level_metadata(tokenizer, pre):
+    parsed = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(parsed["vocab"], key=parsed["vocab"].get)
+
+    def add(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
+        writer.add_token_merges([" ".join(merge) for merge in parsed["merges"]])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+
+    return add, len(tokens)
+
+
+def sentence_piece_metadata(pieces):
+    def add(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([token for token, _, _ in pieces])
+        writer.add_token_scores([score for _, score, _ in pieces])
+        writer.add_token_types([kind for _, _, kind in pieces])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+
+    return add, len(pieces)
+
+
+def small_tokenizers():
+    folder, lines, hashes = out / "tokenizers", mixed_text(), {}
+    folder.mkdir(exist_ok=True)
+    cases = {}
+    for pre in PRE_TOKENIZERS:
+        tokenizer = trained_byte_level(pre, lines)
+        cases[pre] = (tokenizer, *byte_level_metadata(tokenizer, pre))
+    tokenizer, pieces = trained_sentence_piece(lines)
+    cases["sentencepiece"] = (tokenizer, *sentence_piece_metadata(pieces))
+    (folder / "sentencepiece").mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "sentencepiece/tokenizer.json"), pretty=False)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (folder / "sentencepiece/tokenizer_config.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    for name, (tokenizer, metadata, size) in cases.items():
+        write_vocabulary(folder / f"{name}.gguf", metadata, size, with_weights=False)
+        tokens = [tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
+        with tempfile.TemporaryDirectory() as temporary:
+            whole = pathlib.Path(temporary) / "model.gguf"
+            write_vocabulary(whole, metadata, size, with_weights=True)
+            for line, expected, found in zip(lines, tokens, llama_cpp_tokens(whole, lines)):
+                # llama.cpp does not compose characters, which Qwen2's own tokenizer does.
+                composed = name != "qwen2" or unicodedata.is_normalized("NFC", line)
+                assert found == expected or not composed, (name, line, expected, found)
+        hashes[name] = [hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:12] for ids in tokens]
+    (folder / "line_hashes.json").write_text(json.dumps(hashes, indent=0) + "\n", encoding="utf-8")
 
 
 def embedded():
@@ -295,7 +434,7 @@ def embedded():
         logits = model(torch.tensor([tokens])).logits[0]
     log_probs = torch.log_softmax(logits, -1)
     fixture = {
-        "line_tokens": llama_cpp_tokens(lines),
+        "line_tokens": llama_cpp_tokens(gguf, lines),
         "messages": messages,
         "rendered": rendered,
         "rendered_without_system": default,
@@ -312,4 +451,5 @@ if __name__ == "__main__":
         family(name, config)
     rope_scaling()
     k_quants()
+    small_tokenizers()
     embedded()

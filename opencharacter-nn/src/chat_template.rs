@@ -57,7 +57,7 @@ impl ChatTemplate {
 
     /// The tokens of a conversation that the assistant is to continue.
     pub fn encode_prompt(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, NnError> {
-        Ok(tokenizer.encode(&self.render(messages, true)?))
+        Ok(tokenizer.encode_after(&[], &self.render(messages, true)?))
     }
 
     /// The tokens of a whole conversation, with the assistant's marked.
@@ -83,8 +83,8 @@ impl ChatTemplate {
                     reason: "it rewrites earlier turns, so an answer cannot be told from its prompt".into(),
                 });
             };
-            conversation.extend(&tokenizer.encode(before), false);
-            let tokens = tokenizer.encode(answer);
+            conversation.extend(&tokenizer.encode_after(&conversation.tokens, before), false);
+            let tokens = tokenizer.encode_after(&conversation.tokens, answer);
             let end = tokens.iter().rposition(|token| tokenizer.end_of_text().contains(token));
             let end = end.map_or(tokens.len(), |end| end + 1);
             conversation.extend(&tokens[..end], true);

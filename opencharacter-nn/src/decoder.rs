@@ -107,6 +107,7 @@ pub struct Decoder {
 impl Decoder {
     /// Loads and packs all weights of `source`. Quantised weights stay as they are.
     pub fn load(config: DecoderConfig, source: &mut dyn WeightSource) -> std::result::Result<Self, NnError> {
+        source.check(&config)?;
         let path = source.path().to_path_buf();
         let pack = |weight: &WeightData, what: &dyn Fn() -> String, outputs, inputs| {
             weight.pack(outputs, inputs).ok_or_else(|| NnError::Malformed {

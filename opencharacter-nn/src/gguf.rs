@@ -16,28 +16,32 @@ use candle_core::{
 };
 
 use crate::{
-    BlockFormat, DecoderConfig, LinearName, NnError, NormName,
+    BlockFormat, DecoderConfig, LinearName, NnError, NormName, Parameter,
+    architecture::{Architecture, Biases, Presence},
+    rope_scaling::RopeScaling,
     weights::{WeightData, WeightSource},
 };
+
+/// The tensor with which llama.cpp's converter writes Llama 3's rotary scaling.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
     content: gguf_file::Content,
-    reader: BufReader<File>,
+    file: File,
 }
 
 impl GgufFile {
     /// Reads the header; weights are read when asked for.
     pub fn open(path: &Path) -> Result<Self, NnError> {
         let file = File::open(path).map_err(|reason| NnError::Io { action: "read", path: path.into(), reason })?;
-        let mut reader = BufReader::new(file);
-        let content = gguf_file::Content::read(&mut reader).map_err(|error| NnError::Malformed {
+        let content = gguf_file::Content::read(&mut BufReader::new(&file)).map_err(|error| NnError::Malformed {
             path: path.into(),
             reason: format!("its GGUF header cannot be read ({}); fetch the file again", first_line(&error)),
         })?;
-        Ok(Self { path: path.into(), content, reader })
+        Ok(Self { path: path.into(), content, file })
     }
 
     /// The file's place, for messages.
@@ -72,32 +76,48 @@ impl GgufFile {
         values.iter().map(|value| value.to_i64().or_else(|_| value.to_i32().map(i64::from)).ok()).collect()
     }
 
+    /// The metadata truth value of `key`.
+    pub fn boolean(&self, key: &str) -> Option<bool> {
+        self.metadata(key).and_then(|value| value.to_bool().ok())
+    }
+
+    /// The metadata array of numbers of `key`.
+    pub fn floats(&self, key: &str) -> Option<Vec<f32>> {
+        let values = self.metadata(key)?.to_vec().ok()?;
+        values.iter().map(|value| value.to_f32().ok()).collect()
+    }
+
+    fn architecture(&self) -> Result<Architecture, NnError> {
+        let name = self.string("general.architecture").unwrap_or("(none)");
+        Architecture::from_gguf(name).ok_or_else(|| NnError::UnknownArchitecture {
+            path: self.path.clone(),
+            architecture: name.to_owned(),
+            known: Architecture::KNOWN,
+        })
+    }
+
     /// The decoder's shape.
     pub fn config(&self) -> Result<DecoderConfig, NnError> {
-        let architecture = self.string("general.architecture").unwrap_or("(none)").to_owned();
-        if architecture != "llama" {
-            return Err(NnError::UnknownArchitecture {
-                path: self.path.clone(),
-                architecture,
-                known: "llama (SmolLM2 included)",
-            });
-        }
-        if self.metadata("llama.rope.scaling.type").is_some()
-            || self.content.tensor_infos.contains_key("rope_freqs.weight")
-        {
-            return Err(self.malformed("it uses RoPE scaling, which is not implemented yet".into()));
-        }
-        let integer = |key: &str| {
-            let key = format!("llama.{key}");
+        let architecture = self.architecture()?;
+        let key = |name: &str| format!("{}.{name}", architecture.name());
+        let integer = |name: &str| {
+            let key = key(name);
             self.integer(&key).ok_or_else(|| self.malformed(format!("metadata `{key}` is missing or no number")))
         };
-        let float = |key: &str| self.metadata(&format!("llama.{key}")).and_then(|value| value.to_f32().ok());
         let hidden_size = integer("embedding_length")?;
         let num_attention_heads = integer("attention.head_count")?;
         let embedding = self.content.tensor_infos.get("token_embd.weight");
         let vocab_size = embedding
             .and_then(|info| info.shape.dims().first().copied())
             .ok_or_else(|| self.malformed("tensor `token_embd.weight` is missing".into()))?;
+        let head_dim = integer("attention.key_length").unwrap_or(hidden_size / num_attention_heads.max(1));
+        for name in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(width) = self.integer(&key(name)).filter(|width| *width != head_dim) {
+                let reason = format!("metadata `{}` is {width}; only {head_dim}, a whole head, works", key(name));
+                return Err(self.malformed(reason));
+            }
+        }
+        let epsilon = key("attention.layer_norm_rms_epsilon");
         let config = DecoderConfig {
             vocab_size,
             hidden_size,
@@ -105,12 +125,13 @@ impl GgufFile {
             num_hidden_layers: integer("block_count")?,
             num_attention_heads,
             num_key_value_heads: integer("attention.head_count_kv").unwrap_or(num_attention_heads),
-            head_dim: integer("attention.key_length").unwrap_or(hidden_size / num_attention_heads.max(1)),
-            rope_theta: float("rope.freq_base").unwrap_or(10_000.0),
-            rope_factors: Vec::new(),
-            sliding_window: None,
-            rms_norm_eps: float("attention.layer_norm_rms_epsilon")
-                .ok_or_else(|| self.malformed("metadata `llama.attention.layer_norm_rms_epsilon` is missing".into()))?,
+            head_dim,
+            rope_theta: self.float(&key("rope.freq_base")).unwrap_or(10_000.0),
+            rope_factors: self.rope_factors(architecture, head_dim)?,
+            sliding_window: self.integer(&key("attention.sliding_window")).filter(|window| *window > 0),
+            rms_norm_eps: self
+                .float(&epsilon)
+                .ok_or_else(|| self.malformed(format!("metadata `{epsilon}` is missing")))?,
             max_position_embeddings: integer("context_length")?,
             tie_word_embeddings: !self.content.tensor_infos.contains_key("output.weight"),
         };
@@ -118,9 +139,32 @@ impl GgufFile {
         Ok(config)
     }
 
-    /// Whether llama.cpp's converter laid the rows of a rotary pair side by side: for the `llama` architecture it does.
+    /// What the rotary embedding's frequencies are divided by. Linear scaling is metadata; Llama 3's is a tensor, made
+    /// by llama.cpp's converter.
+    fn rope_factors(&self, architecture: Architecture, head_dim: usize) -> Result<Vec<f32>, NnError> {
+        let key = |name: &str| format!("{}.rope.{name}", architecture.name());
+        let factor = self.float(&key("scaling.factor")).or_else(|| self.float(&key("scale_linear")));
+        // As llama.cpp reads it: a factor without a kind is linear, and 0 is no factor.
+        let linear = match self.string(&key("scaling.type")).unwrap_or("linear") {
+            "linear" => factor.filter(|factor| *factor != 0.0).unwrap_or(1.0),
+            "none" => 1.0,
+            other => return Err(self.malformed(RopeScaling::unknown(other))),
+        };
+        let factors = self.vector(ROPE_FACTORS, head_dim / 2)?;
+        Ok(match factors {
+            Some(factors) => factors.iter().map(|factor| factor * linear).collect(),
+            None if linear == 1.0 => Vec::new(),
+            None => vec![linear; head_dim / 2],
+        })
+    }
+
+    fn float(&self, key: &str) -> Option<f32> {
+        self.metadata(key).and_then(|value| value.to_f32().ok())
+    }
+
+    /// Whether llama.cpp's converter laid the rows of a rotary pair side by side: for the `llama` architecture alone.
     fn pairs_lie_together(&self, name: LinearName) -> bool {
-        matches!(name, LinearName::QProj | LinearName::KProj)
+        matches!(name, LinearName::QProj | LinearName::KProj) && matches!(self.architecture(), Ok(Architecture::Llama))
     }
 
     fn malformed(&self, reason: String) -> NnError {
@@ -128,7 +172,7 @@ impl GgufFile {
     }
 
     /// The tensor `name`, which must have `shape`; nothing where it does not exist.
-    fn find(&mut self, name: &str, shape: &[usize]) -> Result<Option<QTensor>, NnError> {
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Option<QTensor>, NnError> {
         match self.content.tensor_infos.get(name).map(|info| info.shape.dims()) {
             None => return Ok(None),
             Some(dims) if dims != shape => {
@@ -136,7 +180,7 @@ impl GgufFile {
             }
             Some(_) => {}
         }
-        let found = self.content.tensor(&mut self.reader, name, &Device::Cpu);
+        let found = self.content.tensor(&mut &self.file, name, &Device::Cpu);
         found.map(Some).map_err(|error| self.unreadable(name, &error))
     }
 
@@ -145,13 +189,13 @@ impl GgufFile {
         self.malformed(format!("tensor `{name}` cannot be read ({reason}); the file is cut short or damaged"))
     }
 
-    fn vector(&mut self, name: &str, length: usize) -> Result<Option<Vec<f32>>, NnError> {
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>, NnError> {
         let Some(tensor) = self.find(name, &[length])? else { return Ok(None) };
         widen(&tensor).map(Some).map_err(|error| self.unreadable(name, &error))
     }
 
     /// A matrix, in its own blocks where those are multiplied as they are.
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<WeightData, NnError> {
+    fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<WeightData, NnError> {
         let tensor = self.find(name, &shape)?.ok_or_else(|| self.malformed(format!("tensor `{name}` is missing")))?;
         let format = match tensor.dtype() {
             GgmlDType::Q4_0 => Some(BlockFormat::Q4_0),
@@ -171,37 +215,59 @@ fn widen(tensor: &QTensor) -> candle_core::Result<Vec<f32>> {
     tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
 }
 
+/// What a GGUF file calls a parameter.
+fn tensor_name(parameter: Parameter) -> String {
+    let norm = |layer: usize, name: &str| format!("blk.{layer}.{name}.weight");
+    match parameter {
+        Parameter::Embedding => "token_embd.weight".into(),
+        Parameter::InputNorm(layer) => norm(layer, "attn_norm"),
+        Parameter::QueryNorm(layer) => norm(layer, "attn_q_norm"),
+        Parameter::KeyNorm(layer) => norm(layer, "attn_k_norm"),
+        Parameter::PostAttentionNorm(layer) => norm(layer, "ffn_norm"),
+        Parameter::Weight(layer, name) => format!("blk.{layer}.{}.weight", name.gguf()),
+        Parameter::Bias(layer, name) => format!("blk.{layer}.{}.bias", name.gguf()),
+        Parameter::FinalNorm => "output_norm.weight".into(),
+        Parameter::Head => "output.weight".into(),
+        Parameter::LoraA(layer, name) => format!("blk.{layer}.{}.weight.lora_a", name.gguf()),
+        Parameter::LoraB(layer, name) => format!("blk.{layer}.{}.weight.lora_b", name.gguf()),
+    }
+}
+
 impl WeightSource for GgufFile {
     fn path(&self) -> &Path {
         &self.path
     }
 
+    fn check(&self, config: &DecoderConfig) -> Result<(), NnError> {
+        // GGUF metadata does not announce biases.
+        let biases = Biases { attention: Presence::Optional, feed_forward: Presence::Optional };
+        let names = self.content.tensor_infos.keys().map(String::as_str).filter(|name| *name != ROPE_FACTORS);
+        let checked = self.architecture()?.check_tensors(config, biases, names, tensor_name);
+        checked.map_err(|reason| self.malformed(reason))
+    }
+
     fn embedding(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
-        self.matrix("token_embd.weight", [config.vocab_size, config.hidden_size])
+        self.matrix(&tensor_name(Parameter::Embedding), [config.vocab_size, config.hidden_size])
     }
 
     fn head(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
-        self.matrix("output.weight", [config.vocab_size, config.hidden_size])
+        self.matrix(&tensor_name(Parameter::Head), [config.vocab_size, config.hidden_size])
     }
 
     fn final_norm(&mut self, config: &DecoderConfig) -> Result<Vec<f32>, NnError> {
-        let norm = self.vector("output_norm.weight", config.hidden_size)?;
-        norm.ok_or_else(|| self.malformed("tensor `output_norm.weight` is missing".into()))
+        let name = tensor_name(Parameter::FinalNorm);
+        let norm = self.vector(&name, config.hidden_size)?;
+        norm.ok_or_else(|| self.malformed(format!("tensor `{name}` is missing")))
     }
 
     fn norm(&mut self, layer: usize, name: NormName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
-        let (name, length) = match name {
-            NormName::Input => ("attn_norm", config.hidden_size),
-            NormName::Query => ("attn_q_norm", config.head_dim),
-            NormName::Key => ("attn_k_norm", config.head_dim),
-            NormName::PostAttention => ("ffn_norm", config.hidden_size),
-        };
-        self.vector(&format!("blk.{layer}.{name}.weight"), length)
+        let (parameter, length) = name.parameter(layer, config);
+        self.vector(&tensor_name(parameter), length)
     }
 
     fn linear(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<WeightData, NnError> {
         let (outputs, inputs) = name.shape(config);
-        let weight = self.matrix(&format!("blk.{layer}.{}.weight", name.gguf()), [outputs, inputs])?;
+        let weight = self.matrix(&tensor_name(Parameter::Weight(layer, name)), [outputs, inputs])?;
         if !self.pairs_lie_together(name) {
             return Ok(weight);
         }
@@ -216,7 +282,7 @@ impl WeightSource for GgufFile {
     }
 
     fn bias(&mut self, layer: usize, name: LinearName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
-        let bias = self.vector(&format!("blk.{layer}.{}.bias", name.gguf()), name.shape(config).0)?;
+        let bias = self.vector(&tensor_name(Parameter::Bias(layer, name)), name.shape(config).0)?;
         let together = self.pairs_lie_together(name);
         Ok(bias.map(|bias| if together { separate_rotary_pairs(&bias, 1, config.head_dim) } else { bias }))
     }

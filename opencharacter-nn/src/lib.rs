@@ -20,11 +20,13 @@
 //! else in the workspace.
 
 mod adapter;
+mod architecture;
 mod batch;
 #[expect(unsafe_code, reason = "parallel tasks write to disjoint parts of one buffer")]
 mod cache;
 mod chat_template;
 mod config;
+mod config_json;
 mod decoder;
 mod error;
 mod gguf;
@@ -37,6 +39,7 @@ mod model;
 #[expect(unsafe_code, reason = "strided matrix products and calls of code compiled for newer processors")]
 mod ops;
 mod parameter;
+mod rope_scaling;
 #[expect(unsafe_code, reason = "maps weight files into memory")]
 mod safetensors_folder;
 #[expect(unsafe_code, reason = "calls code compiled for newer processors after asking for them")]

@@ -1,7 +1,8 @@
-//! Hugging Face model folders in: `config.json` and one or more `*.safetensors` files.
+//! Hugging Face model folders in: `config.json` and one or more `*.safetensors` files, which
+//! `model.safetensors.index.json` names where there are several.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -10,6 +11,7 @@ use candle_core::{DType, Device, safetensors::MmapedSafetensors};
 
 use crate::{
     DecoderConfig, LinearName, NnError, NormName, Parameter,
+    config_json::ConfigJson,
     gguf::first_line,
     weights::{WeightData, WeightSource},
 };
@@ -34,17 +36,7 @@ impl SafetensorsFolder {
         let text = fs::read_to_string(&config_path).map_err(io(&config_path))?;
         let json = serde_json::from_str(&text)
             .map_err(|error| NnError::Malformed { path: config_path, reason: format!("it is not JSON: {error}") })?;
-        let mut files = Vec::new();
-        for entry in fs::read_dir(folder).map_err(io(folder))? {
-            let path = entry.map_err(io(folder))?.path();
-            if path.extension().is_some_and(|ending| ending == "safetensors") {
-                files.push(path);
-            }
-        }
-        files.sort();
-        if files.is_empty() {
-            return Err(NnError::Malformed { path: folder.into(), reason: "it holds no `*.safetensors` file".into() });
-        }
+        let files = weight_files(folder)?;
         let malformed = |error: &candle_core::Error| NnError::Malformed {
             path: folder.into(),
             reason: format!("its weights cannot be read ({}); fetch them again", first_line(error)),
@@ -63,50 +55,11 @@ impl SafetensorsFolder {
 
     /// The decoder's shape.
     pub fn config(&self) -> Result<DecoderConfig, NnError> {
-        let path = self.path.join("config.json");
-        let malformed = |reason: String| NnError::Malformed { path: path.clone(), reason };
-        let architecture = self.json["model_type"].as_str().unwrap_or("(none)");
-        if architecture != "llama" {
-            return Err(NnError::UnknownArchitecture {
-                path: path.clone(),
-                architecture: architecture.to_owned(),
-                known: "llama (SmolLM2 included)",
-            });
-        }
-        let rope = &self.json["rope_parameters"];
-        let scaling = [&self.json["rope_scaling"]["rope_type"], &rope["rope_type"]];
-        if scaling.iter().any(|kind| kind.as_str().is_some_and(|kind| kind != "default")) {
-            return Err(malformed("it uses RoPE scaling, which is not implemented yet".into()));
-        }
-        if self.json["attention_bias"] == true || self.json["mlp_bias"] == true {
-            return Err(malformed("its linear layers have biases, which are not implemented yet".into()));
-        }
-        let integer = |key: &str| {
-            let value = self.json[key].as_u64().and_then(|value| usize::try_from(value).ok());
-            value.ok_or_else(|| malformed(format!("`{key}` is missing or no number")))
-        };
-        let theta = self.json["rope_theta"].as_f64().or_else(|| rope["rope_theta"].as_f64()).unwrap_or(10_000.0);
-        let epsilon =
-            self.json["rms_norm_eps"].as_f64().ok_or_else(|| malformed("`rms_norm_eps` is missing".into()))?;
-        let hidden_size = integer("hidden_size")?;
-        let num_attention_heads = integer("num_attention_heads")?;
-        let config = DecoderConfig {
-            vocab_size: integer("vocab_size")?,
-            hidden_size,
-            intermediate_size: integer("intermediate_size")?,
-            num_hidden_layers: integer("num_hidden_layers")?,
-            num_attention_heads,
-            num_key_value_heads: integer("num_key_value_heads").unwrap_or(num_attention_heads),
-            head_dim: integer("head_dim").unwrap_or(hidden_size / num_attention_heads.max(1)),
-            rope_theta: theta as f32,
-            rope_factors: Vec::new(),
-            sliding_window: None,
-            rms_norm_eps: epsilon as f32,
-            max_position_embeddings: integer("max_position_embeddings")?,
-            tie_word_embeddings: self.json["tie_word_embeddings"].as_bool().unwrap_or(false),
-        };
-        config.validate().map_err(malformed)?;
-        Ok(config)
+        self.parsed_config().map(|parsed| parsed.decoder)
+    }
+
+    fn parsed_config(&self) -> Result<ConfigJson, NnError> {
+        ConfigJson::parse(&self.json, &self.path.join("config.json"))
     }
 
     /// The tensor of `parameter`, which must have `shape`; nothing where it does not exist.
@@ -134,9 +87,67 @@ impl SafetensorsFolder {
     }
 }
 
+/// The files that `model.safetensors.index.json` names, else `model.safetensors`, else all `*.safetensors` files; sorted
+/// by name. Folders can hold others beside: the same weights once more in the author's format, or an adapter.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, NnError> {
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        return indexed_files(folder, &index);
+    }
+    let single = folder.join("model.safetensors");
+    if single.exists() {
+        return Ok(vec![single]);
+    }
+    let io = |reason| NnError::Io { action: "read", path: folder.into(), reason };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|ending| ending == "safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(NnError::Malformed { path: folder.into(), reason: "it holds no `*.safetensors` file".into() });
+    }
+    Ok(files)
+}
+
+/// The shards that an index names, all of which must be there.
+fn indexed_files(folder: &Path, index: &Path) -> Result<Vec<PathBuf>, NnError> {
+    let malformed = |reason: String| NnError::Malformed { path: index.into(), reason };
+    let text =
+        fs::read_to_string(index).map_err(|reason| NnError::Io { action: "read", path: index.into(), reason })?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| malformed(format!("it is not JSON: {error}")))?;
+    let map = json["weight_map"].as_object().ok_or_else(|| malformed("`weight_map` is missing".into()))?;
+    let mut names = BTreeSet::new();
+    for (tensor, file) in map {
+        // A bare name: an index must not reach outside its folder.
+        let name = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|bare| bare == *name));
+        names.insert(name.ok_or_else(|| malformed(format!("`weight_map` names no file for tensor `{tensor}`")))?);
+    }
+    if names.is_empty() {
+        return Err(malformed("`weight_map` names no file".into()));
+    }
+    if let Some(missing) = names.iter().find(|name| !folder.join(name).is_file()) {
+        let reason = format!("its shard `{missing}` is missing; fetch that file into the same folder");
+        return Err(malformed(reason));
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
 impl WeightSource for SafetensorsFolder {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn check(&self, config: &DecoderConfig) -> Result<(), NnError> {
+        let parsed = self.parsed_config()?;
+        // Llama checkpoints of before 2024 store the rotary embedding's frequencies, which follow from the config.
+        let names = self.shapes.keys().map(String::as_str).filter(|name| !name.ends_with("rotary_emb.inv_freq"));
+        let checked = parsed.architecture.check_tensors(config, parsed.biases, names, Parameter::name);
+        checked.map_err(|reason| NnError::Malformed { path: self.path.clone(), reason })
     }
 
     fn embedding(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError> {
@@ -152,12 +163,7 @@ impl WeightSource for SafetensorsFolder {
     }
 
     fn norm(&mut self, layer: usize, name: NormName, config: &DecoderConfig) -> Result<Option<Vec<f32>>, NnError> {
-        let (parameter, length) = match name {
-            NormName::Input => (Parameter::InputNorm(layer), config.hidden_size),
-            NormName::Query => (Parameter::QueryNorm(layer), config.head_dim),
-            NormName::Key => (Parameter::KeyNorm(layer), config.head_dim),
-            NormName::PostAttention => (Parameter::PostAttentionNorm(layer), config.hidden_size),
-        };
+        let (parameter, length) = name.parameter(layer, config);
         self.find(parameter, &[length])
     }
 

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::{BlockFormat, DecoderConfig, LinearName, NnError, PackedMatrix};
+use crate::{BlockFormat, DecoderConfig, LinearName, NnError, PackedMatrix, Parameter};
 
 /// A weight as a file holds it, row-major `[outputs, inputs]` in the layout of Hugging Face models.
 #[derive(Debug, Clone)]
@@ -36,10 +36,24 @@ pub enum NormName {
     PostAttention,
 }
 
+impl NormName {
+    /// The parameter that it is in block `layer`, with its length.
+    pub(crate) fn parameter(self, layer: usize, config: &DecoderConfig) -> (Parameter, usize) {
+        match self {
+            Self::Input => (Parameter::InputNorm(layer), config.hidden_size),
+            Self::Query => (Parameter::QueryNorm(layer), config.head_dim),
+            Self::Key => (Parameter::KeyNorm(layer), config.head_dim),
+            Self::PostAttention => (Parameter::PostAttentionNorm(layer), config.hidden_size),
+        }
+    }
+}
+
 /// A file, or a folder of files, that holds a decoder's weights.
 pub trait WeightSource {
     /// Where the weights come from, for messages.
     fn path(&self) -> &Path;
+    /// Refuses files that lack a tensor of the model, or hold one that it has no use for.
+    fn check(&self, config: &DecoderConfig) -> Result<(), NnError>;
     /// `[vocab, hidden]`.
     fn embedding(&mut self, config: &DecoderConfig) -> Result<WeightData, NnError>;
     /// `[vocab, hidden]`; asked for only when the head is not tied.

@@ -15,10 +15,15 @@ use candle_core::{
         gguf_file::{Value, write},
     },
 };
-use opencharacter_nn::{LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder};
+use opencharacter_nn::{Decoder, GgufFile, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder, Tokenizer};
 
 /// A GGUF of the given architecture with one tensor and, where asked for, what a tokenizer needs first.
 fn gguf(path: &Path, architecture: &str) {
+    gguf_with(path, architecture, &[]);
+}
+
+/// The same with more metadata.
+fn gguf_with(path: &Path, architecture: &str, more: &[(&str, Value)]) {
     let number = |value: u32| Value::U32(value);
     let embedding = Tensor::zeros((32, 32), candle_core::DType::F32, &Device::Cpu).unwrap();
     let embedding = QTensor::quantize(&embedding, GgmlDType::F32).unwrap();
@@ -31,7 +36,7 @@ fn gguf(path: &Path, architecture: &str) {
         ("llama.attention.head_count", number(4)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
     ];
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().chain(more).map(|(key, value)| (*key, value)).collect();
     let mut file = BufWriter::new(File::create(path).unwrap());
     write(&mut file, &metadata, &[("token_embd.weight", &embedding)]).unwrap();
 }
@@ -59,6 +64,35 @@ fn a_gguf_without_tokenizer_is_refused() {
     gguf(&path, "llama");
     let error = refusal(&path);
     assert!(error.contains("tokenizer.ggml.model") && error.contains("tokenizer"), "{error}");
+}
+
+#[test]
+fn an_unknown_pre_tokenizer_is_named_with_the_known_ones() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers/qwen2.gguf");
+    let bytes = fs::read(source).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // Values of the same length, so that the file around them stays as it is.
+    for (value, other, part) in [
+        (&b"qwen2"[..], &b"qwen9"[..], "pre-tokenizer `qwen9` is not implemented; known: `llama` (SentencePiece)"),
+        (b"gpt2", b"bert", "tokenizer `bert`"),
+    ] {
+        let place = bytes.windows(value.len()).position(|window| window == value).unwrap();
+        let mut changed = bytes.clone();
+        changed[place..place + value.len()].copy_from_slice(other);
+        fs::write(&path, &changed).unwrap();
+        let error = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap()).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("`llama-bpe`"), "{error}");
+    }
+}
+
+#[test]
+fn a_gguf_with_unknown_rope_scaling_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("yarn.gguf");
+    gguf_with(&path, "llama", &[("llama.rope.scaling.type", Value::String("yarn".into()))]);
+    let error = refusal(&path);
+    assert!(error.contains("RoPE scaling `yarn`") && error.contains("llama3"), "{error}");
 }
 
 #[test]
@@ -95,6 +129,78 @@ fn the_embedded_model_cut_in_its_weights_is_refused() {
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let error = refusal(&path);
     assert!(error.contains("cut short or damaged"), "{error}");
+}
+
+/// A copy of the small Qwen3, which lies in two shards, to be spoilt.
+fn sharded_model() -> tempfile::TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_qwen3");
+    let folder = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    folder
+}
+
+/// What opening and loading the folder's weights says, after a change to one of its JSON files.
+fn weights_refusal(folder: &Path, file: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let path = folder.join(file);
+    let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+    let load = || {
+        let mut folder = SafetensorsFolder::open(folder)?;
+        Decoder::load(folder.config()?, &mut folder)
+    };
+    let error = load().unwrap_err().to_string();
+    assert!(error.contains(&folder.display().to_string()), "the message names the file: {error}");
+    error
+}
+
+#[test]
+fn a_missing_shard_is_named() {
+    let folder = sharded_model();
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
+    let error = weights_refusal(folder.path(), "config.json", |_| {});
+    assert!(error.contains("shard `model-00002-of-00002.safetensors` is missing"), "{error}");
+}
+
+#[test]
+fn an_index_reads_its_own_files_and_no_others() {
+    let folder = sharded_model();
+    // Were it read, its tensors would be one model too many.
+    fs::write(folder.path().join("consolidated.safetensors"), b"no safetensors").unwrap();
+    let mut weights = SafetensorsFolder::open(folder.path()).unwrap();
+    assert_eq!(weights.files().len(), 2);
+    Decoder::load(weights.config().unwrap(), &mut weights).unwrap();
+    let index = "model.safetensors.index.json";
+    let error = weights_refusal(folder.path(), index, |json| json["weight_map"]["x"] = "../x.safetensors".into());
+    assert!(error.contains("names no file for tensor `x`"), "{error}");
+    let error = weights_refusal(folder.path(), index, |json| json["weight_map"] = serde_json::Value::Null);
+    assert!(error.contains("`weight_map` is missing"), "{error}");
+}
+
+#[test]
+fn missing_and_unexpected_tensors_are_named() {
+    let folder = sharded_model();
+    let error = weights_refusal(folder.path(), "config.json", |json| json["attention_bias"] = true.into());
+    assert!(error.contains("tensor `model.layers.0.self_attn.q_proj.bias` is missing"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["attention_bias"] = false.into();
+        json["num_hidden_layers"] = 1.into();
+    });
+    assert!(error.contains("tensor `model.layers.1.") && error.contains("has no place"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["num_hidden_layers"] = 2.into();
+        json["model_type"] = "llama".into();
+    });
+    assert!(error.contains("k_norm") && error.contains("no place in a `llama` model"), "{error}");
+    let error = weights_refusal(folder.path(), "config.json", |json| {
+        json["rope_parameters"] = serde_json::json!({"rope_type": "yarn", "factor": 4.0});
+    });
+    assert!(error.contains("RoPE scaling `yarn`") && error.contains("llama3"), "{error}");
 }
 
 #[test]

@@ -2,26 +2,41 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::{Path, PathBuf},
+};
 
 use candle_core::{Device, Tensor};
 use opencharacter_core::Message;
 use opencharacter_nn::{
-    Adapter, CachedAttend, Decoder, Gradients, LoraAdapter, Model, PackedAttend, PackedBatch, PassOptions,
-    SafetensorsFolder, SequenceCache, TokenWeights, Trainable, loss_and_gradients, token_losses,
+    Adapter, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LoraAdapter, Model, PackedAttend, PackedBatch,
+    PassOptions, SafetensorsFolder, SequenceCache, TokenWeights, Trainable, WeightSource, loss_and_gradients,
+    token_losses,
 };
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
-fn small_llama() -> (Decoder, LoraAdapter, HashMap<String, Tensor>) {
-    let mut folder = SafetensorsFolder::open(&data("small_llama")).unwrap();
+/// The fixture folders: one small random model of each family.
+const FAMILIES: [&str; 5] = ["small_llama", "small_llama3", "small_mistral", "small_qwen2", "small_qwen3"];
+
+fn small(family: &str) -> (Decoder, LoraAdapter, HashMap<String, Tensor>) {
+    let mut folder = SafetensorsFolder::open(&data(family)).unwrap();
     let config = folder.config().unwrap();
     let decoder = Decoder::load(config.clone(), &mut folder).unwrap();
-    let adapter = LoraAdapter::load(&data("small_llama/adapter"), &config).unwrap();
-    let golden = candle_core::safetensors::load(data("small_llama/golden.safetensors"), &Device::Cpu).unwrap();
+    let adapter = LoraAdapter::load(&data(family).join("adapter"), &config).unwrap();
+    let golden = tensors(&data(family).join("golden.safetensors"));
     (decoder, adapter, golden)
+}
+
+fn small_llama() -> (Decoder, LoraAdapter, HashMap<String, Tensor>) {
+    small("small_llama")
+}
+
+fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
 fn integers(tensor: &Tensor) -> Vec<u32> {
@@ -64,15 +79,66 @@ fn logits(decoder: &Decoder, tokens: &[u32], adapter: Adapter<'_>) -> Vec<f32> {
 }
 
 #[test]
+fn every_family_has_a_fixture_and_every_fixture_a_test() {
+    let folders = std::fs::read_dir(data("")).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = folders
+        .filter(|path| path.join("config.json").is_file())
+        .map(|path| path.file_name().unwrap().to_owned())
+        .collect();
+    found.sort();
+    assert_eq!(found, FAMILIES);
+}
+
+#[test]
 fn logits_match_pytorch_with_and_without_adapter() {
-    let (decoder, adapter, golden) = small_llama();
-    let packed = adapter.pack();
-    for index in 0..2 {
-        let (tokens, _) = sequence(&golden, index);
-        let base = logits(&decoder, &tokens, Adapter::Base);
-        assert!(relative_error(&base, &flat(&golden[&format!("base_logits_{index}")])) < 1e-5);
-        let tuned = logits(&decoder, &tokens, Adapter::Packed(&packed));
-        assert!(relative_error(&tuned, &flat(&golden[&format!("logits_{index}")])) < 1e-5);
+    for family in FAMILIES {
+        let (decoder, adapter, golden) = small(family);
+        let packed = adapter.pack();
+        for index in 0..2 {
+            let (tokens, _) = sequence(&golden, index);
+            for (name, adapter) in [("base_logits", Adapter::Base), ("logits", Adapter::Packed(&packed))] {
+                let found = logits(&decoder, &tokens, adapter);
+                let error = relative_error(&found, &flat(&golden[&format!("{name}_{index}")]));
+                assert!(error < 1e-5, "{family}, {name} {index}: relative error {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gguf_gives_the_logits_of_safetensors() {
+    for family in &FAMILIES[1..] {
+        let (decoder, _, golden) = small(family);
+        let mut file = GgufFile::open(&data(family).join("model.gguf")).unwrap();
+        let config = file.config().unwrap();
+        let expected = decoder.config();
+        assert!(relative_error(&[config.rope_theta], &[expected.rope_theta]) < 1e-6, "{family}");
+        assert_eq!(config.rope_factors.len(), expected.rope_factors.len(), "{family}");
+        for (found, expected) in config.rope_factors.iter().zip(&expected.rope_factors) {
+            assert!((found - expected).abs() < 1e-6 * expected, "{family}: {found} against {expected}");
+        }
+        let same = DecoderConfig { rope_factors: expected.rope_factors.clone(), ..config.clone() };
+        assert_eq!(&same, expected, "{family}");
+        // The files hold the same numbers, in another order and with other names.
+        let from_gguf = Decoder::load(same, &mut file).unwrap();
+        let with_its_own_factors = Decoder::load(config, &mut file).unwrap();
+        let (tokens, _) = sequence(&golden, 0);
+        let expected = logits(&decoder, &tokens, Adapter::Base);
+        assert_eq!(logits(&from_gguf, &tokens, Adapter::Base), expected, "{family}");
+        let error = relative_error(&logits(&with_its_own_factors, &tokens, Adapter::Base), &expected);
+        assert!(error < 1e-5, "{family}: relative error {error}");
+    }
+}
+
+#[test]
+fn k_quants_are_what_the_gguf_package_says() {
+    let mut file = GgufFile::open(&data("k_quants.gguf")).unwrap();
+    let expected = tensors(&data("k_quants.safetensors"));
+    let config = DecoderConfig { vocab_size: 8, hidden_size: 256, ..small_llama().0.config().clone() };
+    for (name, weight) in [("token_embd", file.embedding(&config)), ("output", file.head(&config))] {
+        let found = weight.unwrap().pack(8, 256).unwrap().to_rows();
+        let error = relative_error(&found, &flat(&expected[name]));
+        assert!(error < 1e-6, "{name}: relative error {error}");
     }
 }
 
@@ -87,21 +153,63 @@ fn lora_gradients(decoder: &Decoder, adapter: &LoraAdapter, batch: &PackedBatch,
 
 #[test]
 fn loss_and_every_adapter_gradient_match_pytorch() {
-    let (decoder, adapter, golden) = small_llama();
-    let batch = packed(&golden);
-    let (loss, gradients) = lora_gradients(&decoder, &adapter, &batch, false);
-    let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);
-    assert!(((loss - expected) / expected).abs() < 1e-5, "{loss} against {expected}");
-    assert_eq!(gradients.iter().count(), 3 * 7 * 2, "every trainable parameter has a gradient");
-    for (parameter, gradient) in gradients.iter() {
-        let name = parameter.name();
-        let error = relative_error(gradient, &flat(&golden[&format!("gradient.{name}")]));
-        assert!(error < 1e-4, "{name}: relative error {error}");
+    for family in FAMILIES {
+        let (decoder, adapter, golden) = small(family);
+        let batch = packed(&golden);
+        let (loss, gradients) = lora_gradients(&decoder, &adapter, &batch, false);
+        let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);
+        assert!(((loss - expected) / expected).abs() < 1e-5, "{family}: {loss} against {expected}");
+        let layers = decoder.config().num_hidden_layers;
+        assert_eq!(gradients.iter().count(), layers * 7 * 2, "every trainable parameter has a gradient");
+        for (parameter, gradient) in gradients.iter() {
+            let name = parameter.name();
+            let error = relative_error(gradient, &flat(&golden[&format!("gradient.{name}")]));
+            assert!(error < 1e-4, "{family}, {name}: relative error {error}");
+        }
+        let losses = token_losses(&decoder, &batch, Adapter::Packed(&adapter.pack())).unwrap();
+        assert_eq!(losses.len(), batch.trained().0.len());
+        let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
+        assert!((sum - loss).abs() < 1e-6 * sum, "{family}");
     }
-    let losses = token_losses(&decoder, &batch, Adapter::Packed(&adapter.pack())).unwrap();
-    assert_eq!(losses.len(), batch.trained().0.len());
-    let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
-    assert!((sum - loss).abs() < 1e-6 * sum);
+}
+
+/// Sum of the losses, and gradients of every weight by its name in Hugging Face models, row-major.
+fn weight_gradients(decoder: &mut Decoder, batch: &PackedBatch, recompute: bool) -> (f64, BTreeMap<String, Vec<f32>>) {
+    decoder.thaw();
+    let parameters = decoder.parameters_mut().unwrap();
+    let mut gradients = Gradients::zeros(parameters.iter().map(|(parameter, values)| (*parameter, values.len())));
+    let options = PassOptions { recompute, ..PassOptions::default() };
+    let losses =
+        loss_and_gradients(decoder, Trainable::Weights, batch, TokenWeights::Equal, options, &mut gradients).unwrap();
+    // A decoder whose weights are the gradients: they have the same layout, which it knows how to undo.
+    for (parameter, values) in decoder.parameters_mut().unwrap() {
+        values.copy_from_slice(gradients.get(parameter).unwrap());
+    }
+    let mut rows = BTreeMap::new();
+    let visited = decoder.for_each_weight(|parameter, _, values| {
+        rows.insert(parameter.name(), values);
+        Ok::<(), ()>(())
+    });
+    visited.unwrap();
+    (losses.iter().map(|&loss| f64::from(loss)).sum(), rows)
+}
+
+#[test]
+fn every_gradient_of_full_fine_tuning_matches_pytorch() {
+    for family in &FAMILIES[1..] {
+        let (mut decoder, _, golden) = small(family);
+        let mut expected = tensors(&data(family).join("weight_gradients.safetensors"));
+        let expected_loss = f64::from(flat(&expected.remove("loss").unwrap())[0]);
+        let (loss, gradients) = weight_gradients(&mut decoder, &packed(&golden), false);
+        assert!(((loss - expected_loss) / expected_loss).abs() < 1e-5, "{family}: {loss} against {expected_loss}");
+        let names: BTreeSet<&String> = expected.keys().collect();
+        assert_eq!(gradients.keys().collect::<BTreeSet<_>>(), names, "{family}: every weight has a gradient");
+        for (name, gradient) in &gradients {
+            let expected = flat(&expected[name]);
+            let error = relative_error(gradient, &expected);
+            assert!(error < 1e-4, "{family}, {name}: relative error {error}");
+        }
+    }
 }
 
 #[test]
@@ -201,17 +309,40 @@ fn cached(decoder: &Decoder, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
 
 #[test]
 fn cached_attention_equals_packed_and_ignores_chunks() {
-    let (decoder, _, golden) = small_llama();
-    let (mut tokens, _) = sequence(&golden, 0);
-    tokens.extend_from_within(..);
-    let whole = cached(&decoder, &tokens, &[46]);
-    for chunks in [vec![1; 46], vec![16, 16, 14], vec![7, 30, 9]] {
-        assert_eq!(cached(&decoder, &tokens, &chunks), whole, "chunks {chunks:?}");
+    for family in FAMILIES {
+        let (decoder, _, golden) = small(family);
+        let (mut tokens, _) = sequence(&golden, 0);
+        tokens.extend_from_within(..);
+        tokens.extend_from_within(..);
+        tokens.truncate(46);
+        let whole = cached(&decoder, &tokens, &[46]);
+        for chunks in [vec![1; 46], vec![16, 16, 14], vec![7, 30, 9]] {
+            assert_eq!(cached(&decoder, &tokens, &chunks), whole, "{family}, chunks {chunks:?}");
+        }
+        let mut attention = PackedAttend::new(decoder.config(), &[0, 46]);
+        let positions: Vec<u32> = (0..46).collect();
+        let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention).unwrap();
+        let error = relative_error(&whole, &flat(&packed));
+        assert!(error < 1e-5, "{family}: relative error {error}");
     }
-    let mut attention = PackedAttend::new(decoder.config(), &[0, 46]);
-    let positions: Vec<u32> = (0..46).collect();
-    let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention).unwrap();
-    assert!(relative_error(&whole, &flat(&packed)) < 1e-5);
+}
+
+/// Without this, the test above would pass with a window that nobody looks at.
+#[test]
+fn a_sliding_window_hides_what_lies_before_it() {
+    let (decoder, _, golden) = small("small_mistral");
+    let layers = decoder.config().num_hidden_layers;
+    let reach = layers * (decoder.config().sliding_window.unwrap() - 1);
+    let (mut tokens, _) = sequence(&golden, 0);
+    let last = tokens.len() - 1;
+    assert!(reach < last, "the window is smaller than the sequence");
+    let width = decoder.config().hidden_size;
+    let at_the_end = |tokens: &[u32]| cached(&decoder, tokens, &[tokens.len()])[last * width..].to_vec();
+    let before = at_the_end(&tokens);
+    tokens[last - reach - 1] ^= 1;
+    assert_eq!(at_the_end(&tokens), before, "one token too far away has no influence");
+    tokens[last - reach] ^= 1;
+    assert_ne!(at_the_end(&tokens), before, "the farthest that is seen has some");
 }
 
 #[test]

@@ -2,71 +2,240 @@
 
 Usage: make_golden.py EMBEDDED_GGUF OUTPUT_FOLDER
 
-small_llama/        a random Llama of 3 blocks as transformers saves it, a random LoRA adapter as peft saves it, and
-                    golden.safetensors: logits, loss and every LoRA gradient of two sequences.
+small_NAME/         a random model as transformers saves it, a random LoRA adapter as peft saves it, and golden.safetensors:
+                    logits, loss and every LoRA gradient of two sequences. All but small_llama also have
+                    weight_gradients.safetensors, every weight's gradient in full fine-tuning, and model.gguf, the same
+                    model as llama.cpp's converter writes it.
+rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
+k_quants.gguf       random Q4_K and Q6_K blocks, and k_quants.safetensors with what they stand for.
+tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.txt; tokenizer.json of
+                    the SentencePiece one; line_hashes.json: tokens of each line of mixed_text.txt, on which Hugging
+                    Face tokenizers and llama.cpp agree.
 mixed_text.txt      200 lines of code, emoji, CJK and odd spaces, written by this script.
 embedded.json       llama.cpp's tokens of those lines; transformers' logits (its own GGUF dequantisation) for a prompt;
                     transformers' rendering of a conversation.
 """
 
+import hashlib
 import json
 import pathlib
 import random
 import sys
+import tempfile
+import unicodedata
 import urllib.request
 
+import gguf as gguf_py
+import numpy
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 gguf, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 torch.manual_seed(20250127)
 
 
-def small_llama():
-    folder = out / "small_llama"
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-5, max_position_embeddings=128,
-        tie_word_embeddings=False, attention_bias=False, mlp_bias=False,
-    )
-    model = LlamaForCausalLM(config).float()
+LLAMA3_SCALING = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256)
+FAMILIES = {
+    "small_llama3": LlamaConfig(**SMALL, rms_norm_eps=1e-5, rope_parameters=LLAMA3_SCALING, tie_word_embeddings=False),
+    "small_mistral": MistralConfig(**SMALL, rms_norm_eps=1e-5, sliding_window=5, tie_word_embeddings=False),
+    "small_qwen2": Qwen2Config(**SMALL, rms_norm_eps=1e-6, tie_word_embeddings=True, use_sliding_window=False),
+    "small_qwen3": Qwen3Config(**SMALL, rms_norm_eps=1e-6, head_dim=12, tie_word_embeddings=False),
+}
+
+
+def random_model(config):
+    """Weights far from their initial values, so that no part of the model is close to doing nothing."""
+    model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 2 else 0.2))
-            if parameter.dim() == 1:
+            if name.endswith("norm.weight"):
                 parameter.add_(1.0)
-    model.save_pretrained(folder)
+    return model
+
+
+def random_adapter(model, rank, folder):
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=6, target_modules=targets, task_type="CAUSAL_LM"))
+    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=6, target_modules=targets, task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * 0.2)
+    tuned.peft_config["default"].base_model_name_or_path = folder.name
     tuned.save_pretrained(folder / "adapter")
+    (folder / "adapter/README.md").unlink()
+    return tuned
 
-    lengths = [23, 9]
-    golden = {}
-    loss = torch.zeros(())
+
+def trained_loss(logits, tokens, trained):
+    per_token = torch.nn.functional.cross_entropy(logits[:-1], tokens[1:], reduction="none")
+    return (per_token * trained[1:]).sum()
+
+
+def save(values, path):
+    save_file({name: value.detach().contiguous() for name, value in values.items()}, path)
+
+
+def adapter_golden(tuned, lengths, folder):
+    """Logits, loss and gradients of the adapter; returns the sequences."""
+    golden, sequences, loss = {}, [], torch.zeros(())
     for index, length in enumerate(lengths):
         tokens = torch.randint(0, 64, (1, length))
         trained = torch.rand(length) < 0.6
         trained[0] = False
         with torch.no_grad(), tuned.disable_adapter():
             golden[f"base_logits_{index}"] = tuned(tokens).logits[0]
-        logits = tuned(tokens).logits[0]
-        golden[f"logits_{index}"] = logits.detach()
-        per_token = torch.nn.functional.cross_entropy(logits[:-1], tokens[0, 1:], reduction="none")
-        loss = loss + (per_token * trained[1:]).sum()
+        golden[f"logits_{index}"] = logits = tuned(tokens).logits[0]
+        loss = loss + trained_loss(logits, tokens[0], trained)
         golden[f"tokens_{index}"] = tokens[0].to(torch.int64)
         golden[f"trained_{index}"] = trained.to(torch.int64)
+        sequences.append((tokens, trained))
     loss.backward()
-    golden["loss"] = loss.detach().reshape(1)
+    golden["loss"] = loss.reshape(1)
     for name, parameter in tuned.named_parameters():
         if "lora_" in name:
             golden["gradient." + name.replace(".default", "")] = parameter.grad
-    save_file({name: value.contiguous() for name, value in golden.items()}, folder / "golden.safetensors")
+    save(golden, folder / "golden.safetensors")
+    return sequences
+
+
+def weight_golden(model, sequences, folder):
+    """Loss and gradients of full fine-tuning."""
+    model.requires_grad_(True).zero_grad()
+    loss = sum(trained_loss(model(tokens).logits[0], tokens[0], trained) for tokens, trained in sequences)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    save({"loss": loss.reshape(1)} | gradients, folder / "weight_gradients.safetensors")
+
+
+def small_llama():
+    folder = out / "small_llama"
+    model = random_model(LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, rms_norm_eps=1e-5, max_position_embeddings=128,
+        tie_word_embeddings=False, attention_bias=False, mlp_bias=False,
+    ))
+    model.save_pretrained(folder)
+    adapter_golden(random_adapter(model, 4, folder), [23, 9], folder)
+
+
+def family(name, config):
+    folder = out / name
+    torch.manual_seed(sum(name.encode()))
+    # Weights that 16 bits hold exactly: the files are half as long, and safetensors and GGUF hold the same numbers.
+    model = random_model(config).half()
+    # Two files where the head is not tied: `model.safetensors.index.json` says which tensor lies where.
+    model.save_pretrained(folder, max_shard_size="20KB" if name == "small_qwen3" else "1GB")
+    # Read back: `half` has rounded the rotary embedding's frequencies as well, which no file holds.
+    model, plain = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    write_gguf(model, folder / "model.gguf")
+    sequences = adapter_golden(random_adapter(model, 2, folder), [19, 7], folder)
+    weight_golden(plain, sequences, folder)
+
+
+GGUF_NAMES = {
+    "embed_tokens": "token_embd", "lm_head": "output", "norm": "output_norm", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm", "q_norm": "attn_q_norm", "k_norm": "attn_k_norm", "q_proj": "attn_q",
+    "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
+    "down_proj": "ffn_down",
+}
+
+
+def rope_factors(config):
+    """What llama.cpp's converter writes as rope_freqs.weight: the frequencies without scaling over those with it."""
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    size = 2 * len(scaled)
+    return (1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2) / size)) / scaled
+
+
+def write_gguf(model, path):
+    config = model.config
+    architecture = "llama" if config.model_type == "mistral" else config.model_type
+    writer = gguf_py.GGUFWriter(path, architecture)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_file_type(gguf_py.LlamaFileType.MOSTLY_F16)
+    if architecture != "qwen2":
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if architecture == "llama":
+        writer.add_rope_dimension_count(head_dim)
+    if config.model_type == "mistral":
+        writer.add_sliding_window(config.sliding_window)
+    if config.rope_parameters["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", rope_factors(config).numpy().astype(numpy.float32))
+    for name, parameter in model.named_parameters():
+        parts = name.removeprefix("model.").split(".")
+        kind = GGUF_NAMES[parts[-2]]
+        value = parameter.detach().numpy()
+        if architecture == "llama" and kind in ("attn_q", "attn_k"):
+            # The rows of a rotary pair side by side.
+            value = value.reshape(-1, 2, head_dim // 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+        name = f"blk.{parts[1]}.{kind}.{parts[-1]}" if parts[0] == "layers" else f"{kind}.{parts[-1]}"
+        writer.add_tensor(name, numpy.ascontiguousarray(value, numpy.float16 if value.ndim == 2 else numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def rope_scaling():
+    """Each spelling of config.json with the frequencies that transformers gives it."""
+    llama3 = {key: value for key, value in LLAMA3_SCALING.items() if key not in ("rope_type", "rope_theta")}
+    spellings = [
+        {"rope_theta": 500000.0},
+        {"rope_theta": 10000.0, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}},
+        {"rope_scaling": {"type": "linear", "factor": 2.5}},
+        {"rope_theta": 20000.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 2.0}},
+        {"rope_theta": 500000.0, "rope_scaling": llama3 | {"rope_type": "llama3"}},
+        {"rope_theta": 10000.0, "rope_scaling": llama3 | {"type": "llama3"}},
+        {"rope_parameters": LLAMA3_SCALING},
+    ]
+    fixture = []
+    for spelling in spellings:
+        config = LlamaConfig(**SMALL, **json.loads(json.dumps(spelling)))
+        rotary = AutoModelForCausalLM.from_config(config).model.rotary_emb
+        fixture.append({"config": spelling, "frequencies": rotary.inv_freq.tolist()})
+    (out / "rope_scaling.json").write_text(json.dumps(fixture, indent=1) + "\n", encoding="utf-8")
+
+
+def k_quants():
+    generator = numpy.random.default_rng(11)
+    writer = gguf_py.GGUFWriter(out / "k_quants.gguf", "llama")
+    values = {}
+    for name, kind, scales in (("token_embd", gguf_py.GGMLQuantizationType.Q4_K, [0, 2]),
+                               ("output", gguf_py.GGMLQuantizationType.Q6_K, [208])):
+        size = gguf_py.GGML_QUANT_SIZES[kind][1]
+        blocks = generator.integers(0, 256, (8, size), dtype=numpy.uint8)
+        for place in scales:
+            scale = generator.uniform(0.001, 0.01, 8).astype(numpy.float16)
+            blocks[:, place:place + 2] = scale.view(numpy.uint8).reshape(8, 2)
+        writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
+        values[name] = torch.from_numpy(gguf_py.quants.dequantize(blocks, kind))
+    save(values, out / "k_quants.safetensors")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def mixed_text():
@@ -102,17 +271,149 @@ def post(address, body):
     return json.load(urllib.request.urlopen(request))
 
 
-def llama_cpp_tokens(lines):
+def llama_cpp_tokens(path, lines):
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf)
+    parameters.model.path = str(path)
     parameters.n_ctx = 512
     server = xllamacpp.Server(parameters)
     return [
         post(server.listening_address + "/tokenize", {"content": line, "add_special": False, "parse_special": False})["tokens"]
         for line in lines
     ]
+
+
+GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE_TOKENIZERS = {
+    "llama-bpe": [CONTRACTIONS + r"\p{N}{1,3}" + REST],
+    "qwen2": [CONTRACTIONS + r"\p{N}" + REST],
+    "gpt-2": [GPT_2],
+    "default": [r"[\p{P}\$\+<=>\^~\|]+", GPT_2, r"\p{N}+", "[0-9][0-9][0-9]"],
+}
+SPECIAL = ["<unk>", "<s>", "</s>"]
+
+
+def trained_byte_level(pre, lines):
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[pre]]
+    tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    return tokenizer
+
+
+def trained_sentence_piece(lines):
+    """A vocabulary as SentencePiece makes them, and Hugging Face's reading of it: each way to halve a token, by score."""
+    normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.Split(Regex("(?=\u2581)"), "merged_with_next")
+    learner.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=260, limit_alphabet=70, show_progress=False))
+    learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    long = [token for token, _ in learned if len(token) > 1]
+    pieces = [(token, 0.0, kind) for token, kind in zip(SPECIAL, (2, 3, 3))]
+    pieces += [(f"<0x{byte:02X}>", 0.0, 6) for byte in range(256)]
+    pieces += [(token, -float(place), 1) for place, token in enumerate(long)]
+    pieces += [(token, -1000.0 - place, 1) for place, (token, _) in enumerate(learned) if len(token) == 1]
+    vocabulary = {token: place for place, (token, _, _) in enumerate(pieces)}
+    merges = [
+        (token[:middle], token[middle:])
+        for token in long for middle in range(len(token) - 1, 0, -1)
+        if token[:middle] in vocabulary and token[middle:] in vocabulary
+    ]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence([
+        decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0),
+    ])
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer, pieces
+
+
+def write_vocabulary(path, add_tokenizer, tokens, with_weights):
+    """A GGUF with a tokenizer; llama.cpp reads it only with the weights of a model, however small."""
+    writer = gguf_py.GGUFWriter(path, "llama")
+    writer.add_vocab_size(tokens)
+    writer.add_block_count(1)
+    writer.add_context_length(512)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    add_tokenizer(writer)
+    if with_weights:
+        square = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+        shapes = {"token_embd": (tokens, 32), "output_norm": (32,), "blk.0.attn_norm": (32,), "blk.0.ffn_norm": (32,)}
+        for name, shape in (shapes | {f"blk.0.{name}": (32, 32) for name in square}).items():
+            writer.add_tensor(f"{name}.weight", numpy.zeros(shape, numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    if with_weights:
+        writer.write_tensors_to_file()
+    writer.close()
+
+
+def byte_level_metadata(tokenizer, pre):
+    parsed = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(parsed["vocab"], key=parsed["vocab"].get)
+
+    def add(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
+        writer.add_token_merges([" ".join(merge) for merge in parsed["merges"]])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+
+    return add, len(tokens)
+
+
+def sentence_piece_metadata(pieces):
+    def add(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list([token for token, _, _ in pieces])
+        writer.add_token_scores([score for _, score, _ in pieces])
+        writer.add_token_types([kind for _, _, kind in pieces])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+
+    return add, len(pieces)
+
+
+def small_tokenizers():
+    folder, lines, hashes = out / "tokenizers", mixed_text(), {}
+    folder.mkdir(exist_ok=True)
+    cases = {}
+    for pre in PRE_TOKENIZERS:
+        tokenizer = trained_byte_level(pre, lines)
+        cases[pre] = (tokenizer, *byte_level_metadata(tokenizer, pre))
+    tokenizer, pieces = trained_sentence_piece(lines)
+    cases["sentencepiece"] = (tokenizer, *sentence_piece_metadata(pieces))
+    (folder / "sentencepiece").mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "sentencepiece/tokenizer.json"), pretty=False)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    (folder / "sentencepiece/tokenizer_config.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
+    for name, (tokenizer, metadata, size) in cases.items():
+        write_vocabulary(folder / f"{name}.gguf", metadata, size, with_weights=False)
+        tokens = [tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
+        with tempfile.TemporaryDirectory() as temporary:
+            whole = pathlib.Path(temporary) / "model.gguf"
+            write_vocabulary(whole, metadata, size, with_weights=True)
+            for line, expected, found in zip(lines, tokens, llama_cpp_tokens(whole, lines)):
+                # llama.cpp does not compose characters, which Qwen2's own tokenizer does.
+                composed = name != "qwen2" or unicodedata.is_normalized("NFC", line)
+                assert found == expected or not composed, (name, line, expected, found)
+        hashes[name] = [hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:12] for ids in tokens]
+    (folder / "line_hashes.json").write_text(json.dumps(hashes, indent=0) + "\n", encoding="utf-8")
 
 
 def embedded():
@@ -133,7 +434,7 @@ def embedded():
         logits = model(torch.tensor([tokens])).logits[0]
     log_probs = torch.log_softmax(logits, -1)
     fixture = {
-        "line_tokens": llama_cpp_tokens(lines),
+        "line_tokens": llama_cpp_tokens(gguf, lines),
         "messages": messages,
         "rendered": rendered,
         "rendered_without_system": default,
@@ -144,5 +445,11 @@ def embedded():
     (out / "embedded.json").write_text(json.dumps(fixture), encoding="utf-8")
 
 
-small_llama()
-embedded()
+if __name__ == "__main__":
+    small_llama()
+    for name, config in FAMILIES.items():
+        family(name, config)
+    rope_scaling()
+    k_quants()
+    small_tokenizers()
+    embedded()

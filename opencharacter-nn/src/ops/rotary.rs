@@ -34,6 +34,12 @@ impl RotaryFrequencies {
         Self((0..head_dim / 2).map(|pair| frequency(pair) / factors.get(pair).copied().unwrap_or(1.0)).collect())
     }
 
+    /// Radians per position of each pair.
+    #[cfg(test)]
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        &self.0
+    }
+
     /// The angles of `positions`, one per token.
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         let half = self.0.len();

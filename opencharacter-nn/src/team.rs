@@ -1,9 +1,8 @@
 //! Threads that work on one loop at a time, and wait for the next one awake.
 //!
-//! A decoding step is some hundred short loops with a few microseconds between them. A pool that puts idle threads to
-//! sleep spends as much time on waking them as on the loops themselves: with rayon, a third of a single-stream step on
-//! two cores. Here an idle worker spins for about a tenth of a millisecond before it sleeps, so that within a step
-//! handing over a loop costs less than a microsecond, and between steps nothing.
+//! A decoding step is some hundred short loops with a few microseconds between them, and a pool that puts idle threads
+//! to sleep in such a gap has to wake them for the next loop. Here an idle worker spins for about a tenth of a
+//! millisecond before it sleeps: within a step loops are handed over awake, and between steps nobody burns a core.
 //!
 //! Work is handed out by index, and no result may depend on who takes which: every loop of this crate writes to
 //! elements of its own.

@@ -1,8 +1,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use opencharacter_nn::{Gradients, Parameter};
-use rayon::prelude::*;
+use opencharacter_nn::{Gradients, Parameter, team};
 
 use crate::TrainError;
 
@@ -69,17 +68,24 @@ impl AdamW {
             scale: gradient_scale as f32,
         };
         let decayed = Update { keep: (1.0 - learning_rate * self.weight_decay) as f32, ..update };
-        for (parameter, values) in parameters {
-            let (Some(gradient), Some(moments)) = (gradients.get(parameter), self.moments.get_mut(&parameter)) else {
+        let mut values: BTreeMap<Parameter, &mut [f32]> = parameters.into_iter().collect();
+        let mut pieces = Vec::new();
+        for (&parameter, moments) in &mut self.moments {
+            let (Some(gradient), Some(values)) = (gradients.get(parameter), values.remove(&parameter)) else {
                 continue;
             };
             let update = if parameter.decays() { decayed } else { update };
-            values
-                .par_chunks_mut(CHUNK)
-                .zip(gradient.par_chunks(CHUNK))
-                .zip(moments.first.par_chunks_mut(CHUNK).zip(moments.second.par_chunks_mut(CHUNK)))
-                .for_each(|((values, gradient), (first, second))| update.apply(values, gradient, first, second));
+            let moments = moments.first.chunks_mut(CHUNK).zip(moments.second.chunks_mut(CHUNK));
+            let values = values.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK));
+            pieces.extend(values.zip(moments).map(|((values, gradient), (first, second))| Piece {
+                update,
+                values,
+                gradient,
+                first,
+                second,
+            }));
         }
+        team::for_each_chunk(&mut pieces, 1, |_, pieces| pieces.iter_mut().for_each(Piece::apply));
     }
 
     /// The moments as named tensors, for a checkpoint.
@@ -110,14 +116,24 @@ impl AdamW {
     }
 }
 
-impl Update {
-    fn apply(self, values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let state = first.iter_mut().zip(second);
-        for ((value, gradient), (first, second)) in values.iter_mut().zip(gradient).zip(state) {
-            let gradient = gradient * self.scale;
-            *first = self.first_decay * *first + (1.0 - self.first_decay) * gradient;
-            *second = self.second_decay * *second + (1.0 - self.second_decay) * gradient * gradient;
-            *value = self.keep * *value - self.rate * *first / (second.sqrt() * self.root + EPSILON);
+/// Some elements of one parameter, with all that decides their update.
+struct Piece<'a> {
+    update: Update,
+    values: &'a mut [f32],
+    gradient: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+}
+
+impl Piece<'_> {
+    fn apply(&mut self) {
+        let Update { first_decay, second_decay, keep, rate, root, scale } = self.update;
+        let state = self.first.iter_mut().zip(&mut *self.second);
+        for ((value, gradient), (first, second)) in self.values.iter_mut().zip(self.gradient).zip(state) {
+            let gradient = gradient * scale;
+            *first = first_decay * *first + (1.0 - first_decay) * gradient;
+            *second = second_decay * *second + (1.0 - second_decay) * gradient * gradient;
+            *value = keep * *value - rate * *first / (second.sqrt() * root + EPSILON);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencharacter_core::Strategy;
+use opencharacter_nn::LinearName;
 use opencharacter_synth::OnError;
 use opencharacter_train::{Method, Schedule};
 
@@ -203,12 +204,30 @@ pub struct TrainArguments {
     /// How the learning rate falls
     #[arg(long, value_enum, default_value_t = ScheduleArgument::Cosine)]
     pub schedule: ScheduleArgument,
+    /// What is trained
+    #[arg(long, value_enum, default_value_t = MethodArgument::Lora)]
+    pub method: MethodArgument,
     /// Rank of the adapter
     #[arg(long, default_value_t = 16)]
     pub rank: usize,
     /// The adapter's update is scaled by alpha / rank
     #[arg(long, default_value_t = 32.0)]
     pub alpha: f32,
+    /// Scale by alpha / sqrt(rank) instead (rsLoRA)
+    #[arg(long)]
+    pub rank_stabilised: bool,
+    /// Share of the adapter's inputs that are dropped while training
+    #[arg(long, default_value_t = 0.0)]
+    pub dropout: f32,
+    /// The layers that get an adapter; all linear ones where absent
+    #[arg(long, value_delimiter = ',', value_name = "q_proj,...", value_parser = linear_name)]
+    pub targets: Vec<LinearName>,
+    /// Noise on the embeddings while training (NEFTune); 5 is usual, 0 adds none
+    #[arg(long, default_value_t = 0.0)]
+    pub neftune_alpha: f32,
+    /// Decoupled weight decay
+    #[arg(long, default_value_t = 0.0)]
+    pub weight_decay: f64,
     /// Tokens in one packed batch
     #[arg(long, default_value_t = 1024)]
     pub pack_tokens: usize,
@@ -236,6 +255,14 @@ pub struct TrainArguments {
     /// Print the result as one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// A linear layer by its name in Hugging Face models.
+fn linear_name(name: &str) -> Result<LinearName, String> {
+    LinearName::ALL.into_iter().find(|known| known.as_str() == name).ok_or_else(|| {
+        let known: Vec<&str> = LinearName::ALL.iter().map(|name| name.as_str()).collect();
+        format!("no such layer; known: {}", known.join(", "))
+    })
 }
 
 /// How the learning rate falls.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use opencharacter_core::{Character, Dialogue, SystemPrompt};
-use opencharacter_nn::{LoraConfig, Model};
+use opencharacter_nn::{LinearName, LoraConfig, Model};
 use opencharacter_train::{
     Example, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
 };
@@ -81,7 +81,16 @@ fn config(arguments: &TrainArguments) -> TrainConfig {
         packs_per_step: arguments.packs_per_step,
         learning_rate: arguments.learning_rate,
         schedule: arguments.schedule.into(),
-        lora: LoraConfig { rank: arguments.rank, alpha: arguments.alpha, ..LoraConfig::default() },
+        method: arguments.method.into(),
+        lora: LoraConfig {
+            rank: arguments.rank,
+            alpha: arguments.alpha,
+            rank_stabilised: arguments.rank_stabilised,
+            dropout: arguments.dropout,
+            targets: if arguments.targets.is_empty() { LinearName::ALL.to_vec() } else { arguments.targets.clone() },
+        },
+        neftune_alpha: arguments.neftune_alpha,
+        weight_decay: arguments.weight_decay,
         seed: arguments.seed,
         max_example_tokens: arguments.max_example_tokens,
         held_out_every: arguments.held_out_every,

@@ -1,0 +1,107 @@
+"""Runs `opencharacter bench` and its peers one after another on this machine, and prints medians and ratios.
+
+Usage: compare.py --opencharacter target/release/opencharacter --model MODEL.gguf --llama FOLDER --python VENV/bin/python
+                  [--repeats 5] [--only lora,full,batch,stream,prefill] [--out results.json]
+
+FOLDER is what build_llama_cpp.sh made; VENV holds xtask/golden/requirements.txt. Leave the machine alone meanwhile:
+every figure is a median, and both sides of a ratio are taken minutes apart.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--opencharacter", required=True)
+parser.add_argument("--model", required=True)
+parser.add_argument("--llama", required=True, type=pathlib.Path)
+parser.add_argument("--python", required=True)
+parser.add_argument("--repeats", type=int, default=5)
+parser.add_argument("--threads", type=int, default=2)
+parser.add_argument("--only", default="lora,full,batch,stream,prefill")
+parser.add_argument("--out", type=pathlib.Path)
+arguments = parser.parse_args()
+here = pathlib.Path(__file__).parent
+
+
+def run(*command):
+    print("+", *command, file=sys.stderr)
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
+
+
+def ours(*options):
+    return json.loads(run(arguments.opencharacter, "bench", *options, "--model", arguments.model, "--json"))
+
+
+def train(method):
+    found = ours("train", "--method", method, "--steps", arguments.repeats)
+    peer = json.loads(run(
+        arguments.python, here / "train_peft.py", "--model", arguments.model, "--method", method,
+        "--steps", arguments.repeats, "--threads", arguments.threads,
+    ))
+    memory = found["peak_resident_bytes"] / peer["peak_resident_bytes"]
+    return {
+        "unit": "tokens/s", "ours": found["tokens_per_second"], "peer": peer["tokens_per_second"],
+        "memory": f"{found['peak_resident_bytes'] / 2**20:.0f} against {peer['peak_resident_bytes'] / 2**20:.0f} MiB "
+                  f"({memory:.2f})",
+    }
+
+
+def llama_bench(prompt, new):
+    rows = json.loads(run(
+        arguments.llama / "bin/llama-bench", "-m", arguments.model, "-p", prompt, "-n", new, "-r", arguments.repeats,
+        "-t", arguments.threads, "-o", "json",
+    ))
+    return statistics.median(rows[0]["samples_ts"])
+
+
+def batched(parallel):
+    """llama.cpp's whole rate: new tokens over the time of prompts and new tokens together, and its decoding alone."""
+    lines = run(
+        arguments.llama / "bin/llama-batched-bench", "-m", arguments.model, "-npp", 128, "-ntg", 128, "-npl", parallel,
+        "-c", 256 * 64 + 1024, "-t", arguments.threads, "-tb", arguments.threads, "--output-format", "jsonl",
+    ).splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def batch():
+    found = ours("engine", "--requests", 64, "--repeats", arguments.repeats)
+    rows = batched("1,2,4,8,16,32,64")
+    whole = {row["pl"]: row["pl"] * row["tg"] / row["t"] for row in rows}
+    decode = {row["pl"]: row["speed_tg"] for row in rows}
+    best = max(whole, key=whole.get)
+    best_decode = max(decode, key=decode.get)
+    repeated = [batched(best)[0] for _ in range(arguments.repeats)]
+    again = [batched(best_decode)[0]["speed_tg"] for _ in range(arguments.repeats)] if best_decode != best else None
+    peer_decode = statistics.median(again or [row["speed_tg"] for row in repeated])
+    peer = statistics.median(row["pl"] * row["tg"] / row["t"] for row in repeated)
+    return {
+        "unit": f"new tokens/s, prompts included (peer's best batch: {best})",
+        "ours": found["generated_tokens_per_second"], "peer": peer,
+        "memory": f"decoding alone {found['decode_tokens_per_second']:.1f} against {peer_decode:.1f} tokens/s "
+                  f"({found['decode_tokens_per_second'] / peer_decode:.2f}; peer's best batch {best_decode})",
+    }
+
+
+def stream():
+    found = ours("engine", "--requests", 1, "--repeats", arguments.repeats)
+    return {"unit": "tokens/s, one stream", "ours": found["decode_tokens_per_second"], "peer": llama_bench(0, 128)}
+
+
+def prefill():
+    found = ours("engine", "--requests", 1, "--prompt-tokens", 512, "--new-tokens", 1, "--repeats", arguments.repeats)
+    return {"unit": "tokens/s, 512 tokens", "ours": found["prefill_tokens_per_second"], "peer": llama_bench(512, 0)}
+
+
+rows = {"lora": lambda: train("lora"), "full": lambda: train("full"), "batch": batch, "stream": stream, "prefill": prefill}
+results = {}
+for name in arguments.only.split(","):
+    row = rows[name]()
+    row["ratio"] = row["ours"] / row["peer"]
+    results[name] = row
+    print(f"{name:8} {row['ours']:8.1f} against {row['peer']:8.1f} {row['unit']}: {row['ratio']:.2f}; {row.get('memory', '')}", flush=True)
+if arguments.out:
+    arguments.out.write_text(json.dumps(results, indent=1))

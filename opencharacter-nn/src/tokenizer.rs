@@ -168,6 +168,16 @@ impl Tokenizer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// The library's form of it.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The token that begins a text.
+    pub(crate) fn begin_of_text(&self) -> Option<u32> {
+        self.begin_of_text
+    }
+
     /// Tokens that end a turn.
     pub fn end_of_text(&self) -> &[u32] {
         &self.end_of_text

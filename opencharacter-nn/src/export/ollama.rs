@@ -1,0 +1,16 @@
+use super::Export;
+
+/// Ollama's recipe for the GGUF file beside it: <https://docs.ollama.com/modelfile>.
+///
+/// There is no `TEMPLATE`: the GGUF file carries the model's own, which Ollama recognises when it imports the file.
+pub(super) fn modelfile(export: &Export<'_>, gguf: &str) -> String {
+    let tokenizer = &export.model.tokenizer;
+    let mut text = format!("FROM ./{gguf}\nPARAMETER temperature {TEMPERATURE}\n");
+    for &token in tokenizer.end_of_text() {
+        text.push_str(&format!("PARAMETER stop {:?}\n", tokenizer.token_name(token)));
+    }
+    text
+}
+
+/// That of `opencharacter chat`.
+const TEMPERATURE: f32 = 0.7;

@@ -173,7 +173,7 @@ fn begin_of_text_processor(id: u32, name: &str) -> Json {
 }
 
 /// `model.safetensors`, or as many files as it takes with `model.safetensors.index.json`.
-fn write_weights(export: &Export<'_>, folder: &Path, shard_bytes: usize) -> Result<(), NnError> {
+pub(super) fn write_weights(export: &Export<'_>, folder: &Path, shard_bytes: usize) -> Result<(), NnError> {
     let weight_type = export.weight_type;
     let bytes = |weight: &MergedWeight<'_>| weight_type.bytes(weight.shape().iter().product());
     let mut shards: Vec<Vec<MergedWeight<'_>>> = vec![Vec::new()];

@@ -8,7 +8,18 @@
 //!
 //! # Tolerances of the logits
 //!
-//! TABLE
+//! Measured with `opencharacter export` from SmolLM2-135M-Instruct (`Q4_1`) with a trained adapter of rank 16, over 64
+//! positions:
+//!
+//! | type | relative error | mean KL divergence | refused above |
+//! | --- | --- | --- | --- |
+//! | f32 | 2.8e-6 | 4.1e-11 nats | relative error 1e-4 |
+//! | f16 | 8.1e-4 | 2.8e-6 nats | relative error 1e-2 |
+//! | bf16 | 7.3e-3 | 1.2e-4 nats | relative error 5e-2 |
+//! | q8_0 | 2.1e-2 | 1.6e-3 nats | mean KL 2e-2 nats |
+//!
+//! About ten times what was measured: other models and adapters round differently, and what an adapter changes is far
+//! more (NEGATIVE for this one, when it is left out).
 
 use opencharacter_core::Message;
 
@@ -141,7 +152,7 @@ fn same_weights(export: &Export<'_>, format: Format, exported: &Decoder) -> Resu
     }
 }
 
-fn compare_logits(export: &Export<'_>, exported: &Decoder) -> Result<GateReport, NnError> {
+pub(super) fn compare_logits(export: &Export<'_>, exported: &Decoder) -> Result<GateReport, NnError> {
     let config = export.decoder.config();
     let mut tokens = export.model.tokenizer.encode(TEXT);
     tokens.retain(|&token| (token as usize) < config.vocab_size);
@@ -169,7 +180,7 @@ fn logits(decoder: &Decoder, adapter: Adapter<'_>, tokens: &[u32]) -> Result<Vec
     Ok(decoder.logits(&hidden, &positions)?)
 }
 
-fn within(report: GateReport, weight_type: WeightType) -> Result<(), NnError> {
+pub(super) fn within(report: GateReport, weight_type: WeightType) -> Result<(), NnError> {
     let bound = match weight_type {
         WeightType::F32 => Bound::RelativeError(1e-4),
         WeightType::F16 => Bound::RelativeError(1e-2),
@@ -193,7 +204,7 @@ fn first_difference(expected: &[u32], found: &[u32]) -> Option<usize> {
     different.or((expected.len() != found.len()).then_some(common))
 }
 
-fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
+pub(super) fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = found.iter().zip(expected).map(|(found, expected)| square(found - expected)).sum();
     let size: f64 = expected.iter().map(|&expected| square(expected)).sum();

@@ -221,8 +221,7 @@ fn model_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)
         ("attention.value_length", config.head_dim),
         ("rope.dimension_count", config.head_dim),
     ];
-    let floats =
-        [("attention.layer_norm_rms_epsilon", config.rms_norm_eps), ("rope.freq_base", config.rope_theta)];
+    let floats = [("attention.layer_norm_rms_epsilon", config.rms_norm_eps), ("rope.freq_base", config.rope_theta)];
     let mut metadata = vec![
         ("general.architecture".to_owned(), Value::String(architecture.to_owned())),
         ("general.type".to_owned(), Value::String("model".into())),

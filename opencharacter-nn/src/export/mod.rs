@@ -66,30 +66,41 @@ impl<'a> Export<'a> {
 
 /// Writes a Hugging Face folder that transformers loads: configuration, tokenizer, chat template and weights.
 pub fn save_model_folder(destination: Destination, export: &Export<'_>) -> Result<GateReport, NnError> {
-    folder::write_folder(export, destination.staging())?;
-    let report = gate::check(export, Format::Folder, &Model::load(destination.staging())?)?;
+    let report = write_and_check(&destination, export, Format::Folder, |path| folder::write_folder(export, path))?;
     destination.publish_folder()?;
     Ok(report)
 }
 
 /// Writes a GGUF file that llama.cpp loads.
 pub fn export_gguf(destination: Destination, export: &Export<'_>) -> Result<GateReport, NnError> {
-    let path = destination.staging().join(GGUF_NAME);
-    gguf::write_gguf(export, &path)?;
-    let report = gate::check(export, Format::Gguf, &Model::load(&path)?)?;
+    let report = write_and_check(&destination, export, Format::Gguf, |path| gguf::write_gguf(export, path))?;
     destination.publish_file(GGUF_NAME)?;
     Ok(report)
 }
 
 /// Writes a folder with a GGUF file and the `Modelfile` from which `ollama create` makes a model.
 pub fn export_ollama(destination: Destination, export: &Export<'_>) -> Result<GateReport, NnError> {
-    let path = destination.staging().join(GGUF_NAME);
-    gguf::write_gguf(export, &path)?;
-    let report = gate::check(export, Format::Gguf, &Model::load(&path)?)?;
+    let report = write_and_check(&destination, export, Format::Gguf, |path| gguf::write_gguf(export, path))?;
     let modelfile = ollama::modelfile(export, GGUF_NAME);
     folder::write_bytes(&destination.staging().join("Modelfile"), modelfile.as_bytes())?;
     destination.publish_folder()?;
     Ok(report)
+}
+
+/// What `write` makes in the destination's staging folder, through the gate. Where this fails, the destination takes
+/// all of it away when it is dropped.
+fn write_and_check(
+    destination: &Destination,
+    export: &Export<'_>,
+    format: Format,
+    write: impl FnOnce(&Path) -> Result<(), NnError>,
+) -> Result<GateReport, NnError> {
+    let path = match format {
+        Format::Folder => destination.staging().to_path_buf(),
+        Format::Gguf => destination.staging().join(GGUF_NAME),
+    };
+    write(&path)?;
+    gate::check(export, format, &Model::load(&path)?)
 }
 
 /// Copies an adapter folder that fits a model of `config`'s shape. It is PEFT's format already; the copy holds what

@@ -12,7 +12,7 @@ use std::{
 };
 
 use opencharacter_core::KeyedRandom;
-use opencharacter_nn::{LoraAdapter, LoraConfig, Parameter};
+use opencharacter_nn::{GgufFile, LoraAdapter, LoraConfig, Parameter};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -273,13 +273,13 @@ fn an_exported_model_scores_as_base_and_adapter_do() {
     let dialogue = r#"{"messages": [{"role": "user", "content": "Why do you keep the lamp?"},
         {"role": "assistant", "content": "Somebody must, and the sea won't. I've done it for 31 years."}]}"#;
     fs::write(path("d.jsonl"), dialogue.replace('\n', " ")).unwrap();
-    random_adapter(&out.path().join("adapter"));
     let run = |arguments: &str| {
         let arguments = arguments.replace("OUT", &out.path().display().to_string());
         let output = program().args(arguments.split_whitespace()).output().unwrap();
         assert!(output.status.success(), "{arguments}: {}", stderr(&output));
         String::from_utf8(output.stdout).unwrap()
     };
+    random_adapter(Path::new(run("model fetch").trim_end()), &out.path().join("adapter"));
     let nll = |arguments: &str| {
         let line: Value =
             serde_json::from_str(&run(&format!("score --dialogues OUT/d.jsonl --json {arguments}"))).unwrap();
@@ -299,29 +299,16 @@ fn an_exported_model_scores_as_base_and_adapter_do() {
     assert!((exported - tuned).abs() < 1e-3, "{exported} from f16, {tuned} expected");
 }
 
-/// An adapter of rank 1 for the embedded model, both of its factors random.
-fn random_adapter(folder: &Path) {
-    let model = opencharacter_nn::DecoderConfig {
-        vocab_size: 49152,
-        hidden_size: 576,
-        intermediate_size: 1536,
-        num_hidden_layers: 30,
-        num_attention_heads: 9,
-        num_key_value_heads: 3,
-        head_dim: 64,
-        rope_theta: 100_000.0,
-        rope_factors: Vec::new(),
-        sliding_window: None,
-        rms_norm_eps: 1e-5,
-        max_position_embeddings: 8192,
-        tie_word_embeddings: true,
-    };
+/// An adapter of rank 1 for `model`, both of its factors random.
+fn random_adapter(model: &Path, folder: &Path) {
     let config = LoraConfig { rank: 1, alpha: 4.0, ..LoraConfig::default() };
-    let mut adapter = LoraAdapter::new(config, &model, 5);
+    let mut adapter = LoraAdapter::new(config, &GgufFile::open(model).unwrap().config().unwrap(), 5);
     let mut random = KeyedRandom::new(5, &["export"]);
     for (parameter, values) in adapter.parameters_mut() {
         if matches!(parameter, Parameter::LoraB(..)) {
-            values.iter_mut().for_each(|value| *value = (random.uniform() as f32 - 0.5) * 0.2);
+            for value in values {
+                *value = (random.uniform() as f32 - 0.5) * 0.2;
+            }
         }
     }
     adapter.save(folder, "SmolLM2-135M-Instruct").unwrap();

@@ -81,7 +81,7 @@ fn model_config(export: &Export<'_>, out: &Path) -> Result<Json, NnError> {
     ];
     if let Some((what, _)) = beyond_llama.iter().find(|(_, has)| *has) {
         let reason = format!("a `config.json` for a model with {what} cannot be written yet; export from its folder");
-        return Err(export.refusal(out, reason));
+        return Err(export.refusal(out, &reason));
     }
     Ok(json!({
         "architectures": ["LlamaForCausalLM"],
@@ -133,8 +133,8 @@ fn write_tokenizer(export: &Export<'_>, folder: &Path) -> Result<(), NnError> {
     let source = GgufFile::open(&export.model.path)?;
     let tokenizer = &export.model.tokenizer;
     let serialised = tokenizer.inner().to_string(true);
-    let text = serialised.map_err(|error| export.refusal(folder, format!("its tokenizer: {error}")))?;
-    let mut json: Json = serde_json::from_str(&text).map_err(|error| export.refusal(folder, error.to_string()))?;
+    let text = serialised.map_err(|error| export.refusal(folder, &format!("its tokenizer: {error}")))?;
+    let mut json: Json = serde_json::from_str(&text).map_err(|error| export.refusal(folder, &error.to_string()))?;
     let adds_begin = source.metadata("tokenizer.ggml.add_bos_token").and_then(|value| value.to_bool().ok());
     if let (Some(true), Some(begin)) = (adds_begin, tokenizer.begin_of_text()) {
         json["post_processor"] = begin_of_text_processor(begin, &tokenizer.token_name(begin));
@@ -207,7 +207,7 @@ fn write_safetensors(export: &Export<'_>, weights: &[MergedWeight<'_>], path: &P
         WeightType::F32 => Dtype::F32,
         WeightType::F16 => Dtype::F16,
         WeightType::Bf16 => Dtype::BF16,
-        WeightType::Q8_0 => return Err(export.refusal(path, "safetensors cannot hold `q8_0`".into())),
+        WeightType::Q8_0 => return Err(export.refusal(path, "safetensors cannot hold `q8_0`")),
     };
     let mut end = 0;
     let place = |weight: &MergedWeight<'_>| {
@@ -219,8 +219,8 @@ fn write_safetensors(export: &Export<'_>, weights: &[MergedWeight<'_>], path: &P
     // `transformers` refuses files that do not say so.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let header = Metadata::new(Some(format), weights.iter().map(place).collect());
-    let header = header.map_err(|error| export.refusal(path, error.to_string()))?;
-    let mut header = serde_json::to_vec(&header).map_err(|error| export.refusal(path, error.to_string()))?;
+    let header = header.map_err(|error| export.refusal(path, &error.to_string()))?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| export.refusal(path, &error.to_string()))?;
     header.resize(header.len().next_multiple_of(8), b' ');
 
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);

@@ -16,7 +16,7 @@
 //! | f32 | 2.8e-6 | 4.1e-11 nats | relative error 1e-4 |
 //! | f16 | 8.1e-4 | 2.8e-6 nats | relative error 1e-2 |
 //! | bf16 | 7.3e-3 | 1.2e-4 nats | relative error 5e-2 |
-//! | q8_0 | 2.1e-2 | 1.6e-3 nats | mean KL 2e-2 nats |
+//! | `q8_0` | 2.1e-2 | 1.6e-3 nats | mean KL 2e-2 nats |
 //!
 //! About ten times what was measured: other models and adapters round differently, and what an adapter changes is far
 //! more (NEGATIVE for this one, when it is left out).

@@ -205,7 +205,7 @@ fn model_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)
     let model_type = source["model_type"].as_str().unwrap_or("(none)");
     let architecture = match model_type {
         "llama" => "llama",
-        other => return Err(export.refusal(out, format!("models of type `{other}` cannot be written as GGUF yet"))),
+        other => return Err(export.refusal(out, &format!("models of type `{other}` cannot be written as GGUF yet"))),
     };
     let config = export.decoder.config();
     let name = export.model.path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
@@ -236,7 +236,7 @@ fn model_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)
 /// `tokenizer.*`, of a tokenizer that came from a `tokenizer.json`.
 fn tokenizer_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)>, NnError> {
     let tokenizer = &export.model.tokenizer;
-    let fail = |reason: String| export.refusal(out, reason);
+    let fail = |reason: String| export.refusal(out, &reason);
     let json = tokenizer.inner().to_string(false).map_err(|error| fail(format!("its tokenizer: {error}")))?;
     let json: Json = serde_json::from_str(&json).map_err(|error| fail(format!("its tokenizer: {error}")))?;
     let pre = pre_tokenizer_name(&json).ok_or_else(|| {
@@ -382,7 +382,9 @@ fn put_value(out: &mut Vec<u8>, value: &Value) {
         Value::Array(values) => {
             out.extend(values.first().map_or(0, type_number).to_le_bytes());
             out.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| put_value(out, value));
+            for value in values {
+                put_value(out, value);
+            }
         }
     }
 }

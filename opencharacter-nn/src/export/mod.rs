@@ -59,7 +59,7 @@ impl<'a> Export<'a> {
         merge::merged(self.decoder, self.adapter)
     }
 
-    fn refusal(&self, out: &Path, reason: String) -> NnError {
+    fn refusal(&self, out: &Path, reason: &str) -> NnError {
         NnError::Export { path: out.into(), reason: format!("`{}`: {reason}", self.model.path.display()) }
     }
 }
@@ -128,7 +128,7 @@ fn turn_end(model: &Model) -> Option<u32> {
     let conversation = model.template.encode_conversation(&messages, &model.tokenizer);
     let last = conversation.ok().and_then(|conversation| {
         let ends = conversation.tokens.into_iter().zip(conversation.trained);
-        ends.filter(|(_, trained)| *trained).map(|(token, _)| token).last()
+        ends.filter(|(_, trained)| *trained).map(|(token, _)| token).next_back()
     });
     let ends = model.tokenizer.end_of_text();
     last.filter(|token| ends.contains(token)).or_else(|| ends.first().copied())

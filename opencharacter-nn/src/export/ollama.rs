@@ -5,11 +5,9 @@ use super::Export;
 /// There is no `TEMPLATE`: the GGUF file carries the model's own, which Ollama recognises when it imports the file.
 pub(super) fn modelfile(export: &Export<'_>, gguf: &str) -> String {
     let tokenizer = &export.model.tokenizer;
-    let mut text = format!("FROM ./{gguf}\nPARAMETER temperature {TEMPERATURE}\n");
-    for &token in tokenizer.end_of_text() {
-        text.push_str(&format!("PARAMETER stop {:?}\n", tokenizer.token_name(token)));
-    }
-    text
+    let stops =
+        tokenizer.end_of_text().iter().map(|&token| format!("PARAMETER stop {:?}\n", tokenizer.token_name(token)));
+    format!("FROM ./{gguf}\nPARAMETER temperature {TEMPERATURE}\n{}", stops.collect::<String>())
 }
 
 /// That of `opencharacter chat`.

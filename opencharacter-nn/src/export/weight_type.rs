@@ -8,6 +8,8 @@ use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 
 /// Weights that share a scale in `Q8_0`.
 const BLOCK: usize = 32;
+/// The smallest positive f16.
+const SMALLEST_F16: f32 = 1.0 / (1 << 24) as f32;
 
 /// How an export holds its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +80,9 @@ impl WeightType {
         if expected.len() != found.len() {
             return Some(expected.len().min(found.len()));
         }
-        const SMALLEST_F16: f32 = 1.0 / (1 << 24) as f32;
         let outside = |index: usize, bound: f32| {
-            // Written so that what is not a number is a difference.
-            !((expected[index] - found[index]).abs() <= bound)
+            let difference = (expected[index] - found[index]).abs();
+            difference.is_nan() || difference > bound
         };
         let relative = |roundoff: f32, floor: f32| {
             (0..expected.len()).find(|&index| outside(index, expected[index].abs() * roundoff + floor))

@@ -132,6 +132,11 @@ impl LoraAdapter {
         })
     }
 
+    /// `A` `[rank, inputs]` and `B` `[outputs, rank]` of one linear layer, where it has them.
+    pub(crate) fn factors(&self, layer: usize, name: LinearName) -> Option<[&[f32]; 2]> {
+        self.factors.get(&(layer, name)).map(|factors| [&*factors.a, &*factors.b])
+    }
+
     /// Every trainable parameter, to be changed.
     pub fn parameters_mut(&mut self) -> Vec<(Parameter, &mut [f32])> {
         let mut all = Vec::with_capacity(self.factors.len() * 2);

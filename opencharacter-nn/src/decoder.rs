@@ -53,6 +53,33 @@ impl Attend for PackedAttend {
     }
 }
 
+/// A weight where it lies.
+#[derive(Debug, Clone, Copy)]
+pub enum WeightRef<'a> {
+    /// A norm's weight or a bias.
+    Vector(&'a [f32]),
+    /// A linear layer's weight, the embedding or the head.
+    Matrix(&'a PackedMatrix),
+}
+
+impl WeightRef<'_> {
+    /// `[length]`, or `[outputs, inputs]`.
+    pub fn shape(self) -> Vec<usize> {
+        match self {
+            Self::Vector(values) => vec![values.len()],
+            Self::Matrix(matrix) => vec![matrix.outputs(), matrix.inputs()],
+        }
+    }
+
+    /// Its values in f32, row-major.
+    pub fn to_rows(self) -> Vec<f32> {
+        match self {
+            Self::Vector(values) => values.to_vec(),
+            Self::Matrix(matrix) => matrix.to_rows(),
+        }
+    }
+}
+
 /// A linear layer.
 #[derive(Debug)]
 struct Linear {
@@ -364,13 +391,9 @@ impl Decoder {
         Some(all)
     }
 
-    /// Every weight by its name, row-major in f32, with its shape, one at a time.
-    pub fn for_each_weight<E>(
-        &self,
-        mut visit: impl FnMut(Parameter, &[usize], Vec<f32>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        let shape = |matrix: &PackedMatrix| [matrix.outputs(), matrix.inputs()];
-        visit(Parameter::Embedding, &shape(&self.embedding), self.embedding.to_rows())?;
+    /// Every weight by its name, in the order in which it is saved.
+    pub fn weights(&self) -> Vec<(Parameter, WeightRef<'_>)> {
+        let mut all = vec![(Parameter::Embedding, WeightRef::Matrix(&self.embedding))];
         for (layer, block) in self.blocks.iter().enumerate() {
             let norms = [
                 (Parameter::InputNorm(layer), Some(&block.input_norm)),
@@ -378,23 +401,23 @@ impl Decoder {
                 (Parameter::KeyNorm(layer), block.key_norm.as_ref()),
                 (Parameter::PostAttentionNorm(layer), Some(&block.post_attention_norm)),
             ];
-            for (parameter, norm) in norms {
-                if let Some(norm) = norm {
-                    visit(parameter, &[norm.len()], norm.clone())?;
-                }
-            }
+            all.extend(norms.into_iter().filter_map(|(name, norm)| Some((name, WeightRef::Vector(norm?)))));
             for (linear, name) in block.linears.iter().zip(LinearName::ALL) {
-                visit(Parameter::Weight(layer, name), &shape(&linear.weight), linear.weight.to_rows())?;
-                if let Some(bias) = &linear.bias {
-                    visit(Parameter::Bias(layer, name), &[bias.len()], bias.clone())?;
-                }
+                all.push((Parameter::Weight(layer, name), WeightRef::Matrix(&linear.weight)));
+                all.extend(linear.bias.as_ref().map(|bias| (Parameter::Bias(layer, name), WeightRef::Vector(bias))));
             }
         }
-        visit(Parameter::FinalNorm, &[self.final_norm.len()], self.final_norm.to_vec())?;
-        if let Some(head) = &self.head {
-            visit(Parameter::Head, &shape(head), head.to_rows())?;
-        }
-        Ok(())
+        all.push((Parameter::FinalNorm, WeightRef::Vector(&self.final_norm)));
+        all.extend(self.head.as_ref().map(|head| (Parameter::Head, WeightRef::Matrix(head))));
+        all
+    }
+
+    /// Every weight by its name, row-major in f32, with its shape, one at a time.
+    pub fn for_each_weight<E>(
+        &self,
+        mut visit: impl FnMut(Parameter, &[usize], Vec<f32>) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.weights().into_iter().try_for_each(|(name, weight)| visit(name, &weight.shape(), weight.to_rows()))
     }
 
     /// Bytes of all weights as they are held.

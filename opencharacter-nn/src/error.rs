@@ -53,6 +53,23 @@ pub enum NnError {
         /// The first mismatch.
         reason: String,
     },
+    /// This model cannot be written there or in that format.
+    #[error("cannot export to `{path}`: {reason}")]
+    Export {
+        /// The file or folder to be.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// What was written does not read back as the model that it came from.
+    #[error(
+        "the export gate refuses: read back, the exported model is not the one it came from: {difference}. \
+         Nothing was kept"
+    )]
+    ExportGate {
+        /// The first thing that differs.
+        difference: String,
+    },
     /// A sequence is longer than the model's context.
     #[error("{tokens} tokens do not fit the model's context of {context}")]
     TooLong {

@@ -49,6 +49,11 @@ impl GgufFile {
         &self.path
     }
 
+    /// Every metadata value with its key, in no particular order.
+    pub(crate) fn all_metadata(&self) -> impl Iterator<Item = (&str, &gguf_file::Value)> {
+        self.content.metadata.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The metadata value of `key`.
     pub fn metadata(&self, key: &str) -> Option<&gguf_file::Value> {
         self.content.metadata.get(key)

@@ -29,6 +29,7 @@ mod config;
 mod config_json;
 mod decoder;
 mod error;
+mod export;
 mod gguf;
 mod gradient;
 #[expect(unsafe_code, reason = "the matrix kernel is written with vector instructions")]
@@ -54,8 +55,11 @@ pub use batch::PackedBatch;
 pub use cache::{BLOCK_TOKENS, CacheBlock, CachedAttend, SequenceCache};
 pub use chat_template::{ChatTemplate, EncodedConversation};
 pub use config::{DecoderConfig, LinearName};
-pub use decoder::{Attend, Decoder, PackedAttend};
+pub use decoder::{Attend, Decoder, PackedAttend, WeightRef};
 pub use error::NnError;
+pub use export::{
+    Destination, Export, GateReport, WeightType, export_adapter, export_gguf, export_ollama, save_model_folder,
+};
 pub use gguf::GgufFile;
 pub use gradient::{PassOptions, TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses};
 pub use matrix::{BlockFormat, PackedMatrix};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use opencharacter_core::{content_hash, hex};
-use opencharacter_nn::{LoraAdapter, Model};
+use opencharacter_nn::{Destination, Export, LoraAdapter, Model, WeightType, save_model_folder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -314,8 +314,25 @@ impl<'a> Session<'a> {
         let base_model = self.model.path.display().to_string();
         match self.trainer.adapter() {
             Some(adapter) => Ok(adapter.save(&self.folder.join("adapter"), &base_model)?),
-            None => Err(TrainError::Setting { name: "method", reason: "full needs the model writer".into() }),
+            None => self.write_model(),
         }
+    }
+
+    /// The trained weights as a model folder, which the export gate reads back and compares.
+    fn write_model(&self) -> Result<(), TrainError> {
+        let path = self.folder.join("model");
+        // What a run left that was killed before it could say that it was done.
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(|reason| TrainError::Io {
+                action: "write",
+                path: path.clone(),
+                reason,
+            })?;
+        }
+        let export =
+            Export { model: self.model, decoder: self.trainer.decoder(), adapter: None, weight_type: WeightType::F32 };
+        save_model_folder(Destination::folder(&path)?, &export)?;
+        Ok(())
     }
 
     /// Drops lines of `metrics.jsonl` from after the checkpoint that is resumed from.

@@ -14,7 +14,8 @@ use std::{
 use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, SystemPrompt};
 use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraConfig, Model, SafetensorsFolder, Tokenizer};
 use opencharacter_train::{
-    Example, Outcome, StepMetrics, TrainConfig, TrainError, TrainProgress, Trained, build_examples, show_masks, train,
+    Example, Method, Outcome, StepMetrics, TrainConfig, TrainError, TrainProgress, Trained, Trainer, build_examples,
+    pack, show_masks, train,
 };
 
 /// The small Llama's weights with the embedded model's tokenizer: training itself needs no text.
@@ -169,11 +170,65 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_its_examples() {
     assert!(matches!(&error, TrainError::NotFinite { examples, .. } if examples.contains("1-")), "{error}");
 }
 
+/// Losses of `steps` steps on one batch, every weight trained.
+fn full_losses(config: &TrainConfig, steps: usize) -> Vec<f64> {
+    let mut trainer = Trainer::new(&MODEL, config).unwrap();
+    let (batch, _) = pack(&examples(4, 1), 10_000, 0, 0).remove(0);
+    (1..=steps).map(|step| trainer.step(&[&batch], 1e-3, step).unwrap().loss).collect()
+}
+
+#[test]
+fn every_weight_can_be_trained_and_the_base_model_stays_as_it_was() {
+    let config = TrainConfig { method: Method::Full, ..config() };
+    let losses = full_losses(&config, 12);
+    assert!(losses[11] < 0.7 * losses[0], "{losses:?}");
+    // The second trainer starts from the same weights: the first one had a copy.
+    assert_eq!(full_losses(&config, 2), losses[..2]);
+    let recomputed = TrainConfig { recompute: true, ..config };
+    assert_eq!(full_losses(&recomputed, 3), losses[..3]);
+}
+
+#[test]
+fn full_training_resumes_from_its_own_checkpoint() {
+    // The result of a full run is a model folder, which needs a tokenizer of the model's own; this one has none. So the
+    // run is stopped before its end, and its checkpoints are what is compared.
+    let config = TrainConfig { method: Method::Full, ..config() };
+    let whole = tempfile::tempdir().unwrap();
+    run(whole.path(), &config, Some(9)).unwrap();
+    let broken = tempfile::tempdir().unwrap();
+    run(broken.path(), &config, Some(4)).unwrap();
+    run(broken.path(), &config, Some(9)).unwrap();
+    let weights = |folder: &Path| fs::read(folder.join("checkpoints/step-0000009/weights.safetensors")).unwrap();
+    assert!(weights(whole.path()) == weights(broken.path()), "the weights after nine steps differ");
+    assert_eq!(metrics(broken.path()), metrics(whole.path()));
+}
+
+#[test]
+fn noise_and_dropout_disturb_training_and_repeat() {
+    let losses = |neftune_alpha, dropout| {
+        let lora = LoraConfig { dropout, ..config().lora };
+        let config = TrainConfig { neftune_alpha, lora, ..config() };
+        let mut trainer = Trainer::new(&MODEL, &config).unwrap();
+        let (batch, _) = pack(&examples(4, 1), 10_000, 0, 0).remove(0);
+        (1..=4).map(|step| trainer.step(&[&batch], 1e-2, step).unwrap().loss).collect::<Vec<_>>()
+    };
+    let plain = losses(0.0, 0.0);
+    assert_ne!(losses(5.0, 0.0)[0], plain[0], "noise is there from the first step");
+    // An adapter that is zero has nothing to drop; from the second step on it has.
+    let dropped = losses(0.0, 0.5);
+    assert_eq!(dropped[0], plain[0]);
+    assert_ne!(dropped[1..], plain[1..]);
+    assert_eq!(losses(5.0, 0.5), losses(5.0, 0.5));
+}
+
 #[test]
 fn nonsense_settings_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = run(folder.path(), &TrainConfig { epochs: 0, ..config() }, None).unwrap_err();
     assert!(error.to_string().contains("`epochs`"), "{error}");
+    let lora = LoraConfig { dropout: 1.0, ..config().lora };
+    let error = run(folder.path(), &TrainConfig { lora, ..config() }, None).unwrap_err();
+    assert!(error.to_string().contains("`lora.dropout`"), "{error}");
     let stop = AtomicBool::new(false);
     let error = train(&MODEL, &[], &[], &config(), folder.path(), &stop, &|_| ()).unwrap_err();
     assert!(matches!(error, TrainError::NothingToTrain { .. }));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencharacter_core::Strategy;
-use opencharacter_nn::LinearName;
+use opencharacter_nn::{LinearName, WeightType};
 use opencharacter_synth::OnError;
 use opencharacter_train::{Method, Schedule};
 
@@ -28,7 +28,7 @@ pub enum Command {
     Characters(CharactersArguments),
     /// Turn characters and instructions into dialogues
     Dialogues(DialoguesArguments),
-    /// Fine-tune an adapter on dialogues
+    /// Fine-tune an adapter, or every weight, on dialogues
     Train(TrainArguments),
     /// Print how likely each dialogue's answers are: id, tokens, nll (mean over the assistant's tokens, natural log)
     Score(ScoreArguments),
@@ -36,6 +36,8 @@ pub enum Command {
     Complete(CompleteArguments),
     /// Measure an adapter against its base model on held-out characters
     Eval(EvalArguments),
+    /// Write a model, with an adapter merged into it, as other programs read it
+    Export(ExportArguments),
     /// Talk with a character
     Chat(ChatArguments),
     /// Copy the built-in prompt templates into a folder, to change them
@@ -180,7 +182,7 @@ pub struct TrainArguments {
     /// The model to adapt
     #[arg(long, default_value = DEFAULT_MODEL)]
     pub model: String,
-    /// Where `adapter/`, `checkpoints/`, `metrics.jsonl` and `training.json` go; run again to resume
+    /// Where `adapter/` (or `model/`), `checkpoints/`, `metrics.jsonl` and `training.json` go; run again to resume
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Use this many dialogues, drawn by seed
@@ -390,6 +392,60 @@ pub struct EvalArguments {
     /// Print `scores.json` instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// Where a model goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportTarget {
+    /// The adapter alone, in a folder for Python's peft
+    Peft,
+    /// A Hugging Face folder for transformers, vLLM and others
+    Safetensors,
+    /// A file for llama.cpp
+    Gguf,
+    /// A folder with a GGUF file and a Modelfile, for `ollama create`
+    Ollama,
+}
+
+/// How weights are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightTypeArgument {
+    /// 32 bits
+    F32,
+    /// 16 bits
+    F16,
+    /// 16 bits with the range of 32; safetensors only
+    Bf16,
+    /// 8 bits and a scale per 32 weights; GGUF only
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<WeightTypeArgument> for WeightType {
+    fn from(argument: WeightTypeArgument) -> Self {
+        match argument {
+            WeightTypeArgument::F32 => Self::F32,
+            WeightTypeArgument::F16 => Self::F16,
+            WeightTypeArgument::Bf16 => Self::Bf16,
+            WeightTypeArgument::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// What to write
+    #[arg(long, value_enum)]
+    pub to: ExportTarget,
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// The file (gguf) or folder (all others) to write, which must not exist yet or be an empty folder
+    #[arg(long)]
+    pub out: PathBuf,
+    /// How weights are held; f16 where absent. Norms and biases of GGUF files are always f32
+    #[arg(long = "type", value_enum)]
+    pub weight_type: Option<WeightTypeArgument>,
 }
 
 /// `chat`

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod cli;
 mod evaluation;
+mod exporting;
 mod failure;
 mod inputs;
 mod interrupt;
@@ -50,9 +51,12 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(command: Command) -> Result<()> {
-    // `chat` has its own meaning for Ctrl-C.
-    if let Command::Chat(arguments) = command {
-        return chat::chat(&arguments).await;
+    match command {
+        // `chat` has its own meaning for Ctrl-C.
+        Command::Chat(arguments) => return chat::chat(&arguments).await,
+        // Ctrl-C ends it at once: there is nothing to resume, and what it was writing is replaced next time.
+        Command::Export(arguments) => return exporting::export(&arguments),
+        _ => {}
     }
     let interrupt = Interrupt::listen();
     match command {
@@ -63,6 +67,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
         Command::Eval(arguments) => evaluation::command(&arguments, &interrupt).await,
+        Command::Export(arguments) => exporting::export(&arguments),
         Command::Chat(arguments) => chat::chat(&arguments).await,
         Command::Templates(arguments) => {
             opencharacter_synth::Templates::default().write_to(&arguments.out)?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use opencharacter_core::{Character, Dialogue, SystemPrompt};
 use opencharacter_nn::{LinearName, LoraConfig, Model};
 use opencharacter_train::{
-    Example, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
+    Example, Method, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
 };
 
 use crate::{
@@ -62,15 +62,20 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
         return output::json(&trained);
     }
     let loss = |loss: Option<f64>| loss.map_or("not measured".into(), |loss| format!("{loss:.4}"));
+    let result = match config.method {
+        Method::Lora => "adapter",
+        Method::Full => "model",
+    };
     output::line(&format!(
-        "{} steps, {} tokens in {} ({:.0} tokens/s)\nheld-out loss: {} before, {} after\nadapter: {}",
+        "{} steps, {} tokens in {} ({:.0} tokens/s)\nheld-out loss: {} before, {} after\n{}: {}",
         trained.steps,
         trained.tokens,
         seconds(trained.seconds),
         trained.tokens as f64 / trained.seconds.max(1e-9),
         loss(trained.held_out_before),
         loss(trained.held_out_after),
-        out.join("adapter").display()
+        result,
+        out.join(result).display()
     ))
 }
 

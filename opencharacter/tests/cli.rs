@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use opencharacter_core::KeyedRandom;
+use opencharacter_nn::{GgufFile, LoraAdapter, LoraConfig, Parameter};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -262,4 +264,52 @@ fn ctrl_c_exits_130_and_the_same_command_goes_on() {
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(stderr(&output).contains("goes on from here"), "{}", stderr(&output));
     assert!(!out.exists(), "nothing half-written is taken for whole");
+}
+
+#[test]
+fn an_exported_model_scores_as_base_and_adapter_do() {
+    let out = tempfile::tempdir().unwrap();
+    let path = |name: &str| out.path().join(name).display().to_string();
+    let dialogue = r#"{"messages": [{"role": "user", "content": "Why do you keep the lamp?"},
+        {"role": "assistant", "content": "Somebody must, and the sea won't. I've done it for 31 years."}]}"#;
+    fs::write(path("d.jsonl"), dialogue.replace('\n', " ")).unwrap();
+    let run = |arguments: &str| {
+        let arguments = arguments.replace("OUT", &out.path().display().to_string());
+        let output = program().args(arguments.split_whitespace()).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    random_adapter(Path::new(run("model fetch").trim_end()), &out.path().join("adapter"));
+    let nll = |arguments: &str| {
+        let line: Value =
+            serde_json::from_str(&run(&format!("score --dialogues OUT/d.jsonl --json {arguments}"))).unwrap();
+        line["nll"].as_f64().unwrap()
+    };
+    let (base, tuned) = (nll(""), nll("--adapter OUT/adapter"));
+    assert!((base - tuned).abs() > 0.05, "the adapter changes too little to test anything: {base} and {tuned}");
+    run("export --to gguf --type q8_0 --adapter OUT/adapter --out OUT/model.gguf");
+    let exported = nll("--model OUT/model.gguf");
+    assert!((exported - tuned).abs() < 0.02, "{exported} from q8_0, {tuned} expected");
+    run("export --to safetensors --type f32 --adapter OUT/adapter --out OUT/folder");
+    let exported = nll("--model OUT/folder");
+    assert!((exported - tuned).abs() < 1e-4, "{exported} from the folder, {tuned} expected");
+    // Back again: what GGUF needs of a tokenizer is made from `tokenizer.json`.
+    run("export --to gguf --type f16 --model OUT/folder --out OUT/again.gguf");
+    let exported = nll("--model OUT/again.gguf");
+    assert!((exported - tuned).abs() < 1e-3, "{exported} from f16, {tuned} expected");
+}
+
+/// An adapter of rank 1 for `model`, both of its factors random.
+fn random_adapter(model: &Path, folder: &Path) {
+    let config = LoraConfig { rank: 1, alpha: 4.0, ..LoraConfig::default() };
+    let mut adapter = LoraAdapter::new(config, &GgufFile::open(model).unwrap().config().unwrap(), 5);
+    let mut random = KeyedRandom::new(5, &["export"]);
+    for (parameter, values) in adapter.parameters_mut() {
+        if matches!(parameter, Parameter::LoraB(..)) {
+            for value in values {
+                *value = (random.uniform() as f32 - 0.5) * 0.2;
+            }
+        }
+    }
+    adapter.save(folder, "SmolLM2-135M-Instruct").unwrap();
 }

@@ -179,6 +179,16 @@ impl Tokenizer {
         self.begin_of_text.map(|token| self.token_name(token)).unwrap_or_default()
     }
 
+    /// The library's form of it.
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The token that begins a text.
+    pub(crate) fn begin_of_text(&self) -> Option<u32> {
+        self.begin_of_text
+    }
+
     /// The name of the token that ends a text, for the chat template.
     pub fn end_of_text_name(&self) -> String {
         self.end_of_text_name.clone()

@@ -16,10 +16,10 @@
 //! | f32 | 2.8e-6 | 4.1e-11 nats | relative error 1e-4 |
 //! | f16 | 8.1e-4 | 2.8e-6 nats | relative error 1e-2 |
 //! | bf16 | 7.3e-3 | 1.2e-4 nats | relative error 5e-2 |
-//! | `q8_0` | 2.1e-2 | 1.6e-3 nats | mean KL 2e-2 nats |
+//! | `q8_0` | 2.1e-2 | 1.6e-3 nats | mean KL 1e-2 nats |
 //!
-//! About ten times what was measured: other models and adapters round differently, and what an adapter changes is far
-//! more (NEGATIVE for this one, when it is left out).
+//! Leaving that adapter out is a relative error of 0.27 and a mean KL divergence of 5.4e-2 nats. The bounds lie between:
+//! several times what was measured, since other models and adapters round differently, and well below that.
 
 use opencharacter_core::Message;
 
@@ -185,7 +185,7 @@ pub(super) fn within(report: GateReport, weight_type: WeightType) -> Result<(), 
         WeightType::F32 => Bound::RelativeError(1e-4),
         WeightType::F16 => Bound::RelativeError(1e-2),
         WeightType::Bf16 => Bound::RelativeError(5e-2),
-        WeightType::Q8_0 => Bound::MeanDivergence(2e-2),
+        WeightType::Q8_0 => Bound::MeanDivergence(1e-2),
     };
     let (what, found, bound) = match bound {
         Bound::RelativeError(bound) => ("the logits' relative error", report.relative_error, bound),

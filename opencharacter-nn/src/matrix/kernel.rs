@@ -69,7 +69,7 @@ impl Tile {
 
     /// # Safety
     /// As [`Tile::run`], on a machine that has `set`.
-    unsafe fn run_on(
+    pub(super) unsafe fn run_on(
         self,
         set: InstructionSet,
         rows: usize,

@@ -1,7 +1,7 @@
 //! Weight gradients: products that sum over the tokens.
 
 use super::{
-    kernel::{MAX_TILE_ROWS, PANEL, Tile, tile_rows},
+    kernel::{MAX_TILE_ROWS, PANEL, Tile, instruction_set, tile_rows},
     run_clipped,
 };
 use crate::team::{self, Pointer};
@@ -40,6 +40,7 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     };
     assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
     assert_eq!(length, left_features * right_features, "target has left x right elements");
+    let set = instruction_set();
     let whole_panels = row_stride == PANEL && panel_stride != PANEL;
     let out = Pointer(out);
     let step = tile_rows();
@@ -68,7 +69,7 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
                     // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
                     unsafe {
                         let corner = out.get().add(panel * panel_stride + first * row_stride);
-                        run_clipped(tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
+                        run_clipped(set, tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
                     }
                 }
             }

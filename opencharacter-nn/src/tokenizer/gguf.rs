@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use tokenizers::{
-    AddedToken, SplitDelimiterBehavior,
+    AddedToken, DecoderWrapper, SplitDelimiterBehavior,
+    decoders::{byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as Decoders, strip::Strip},
     models::bpe::{BPE, Vocab},
     normalizers::{NormalizerWrapper, Prepend, Replace, Sequence as Normalizers, unicode::NFC},
     pre_tokenizers::{
@@ -160,6 +161,8 @@ fn byte_level(vocabulary: &Vocabulary<'_>, known: &PreTokenizer) -> Result<token
     }
     steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, false)));
     inner.with_pre_tokenizer(Some(PreTokenizers::new(steps)));
+    // Decoding is our own; an exported `tokenizer.json` needs it said.
+    inner.with_decoder(Some(ByteLevel::default()));
     inner.with_normalizer(known.composes.then_some(NFC)).map_err(|error| fail(error.to_string()))?;
     Ok(inner)
 }
@@ -193,5 +196,13 @@ fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, 
         steps.insert(0, NormalizerWrapper::Prepend(Prepend::new(SPACE.to_owned())));
     }
     inner.with_normalizer(Some(Normalizers::new(steps))).map_err(|error| fail(error.to_string()))?;
+    // Decoding is our own; an exported `tokenizer.json` needs it said.
+    let words = Replace::new(SPACE, " ").map_err(|error| fail(error.to_string()))?;
+    inner.with_decoder(Some(Decoders::new(vec![
+        DecoderWrapper::Replace(words),
+        DecoderWrapper::ByteFallback(ByteFallback::default()),
+        DecoderWrapper::Fuse(Fuse::default()),
+        DecoderWrapper::Strip(Strip::new(' ', 1, 0)),
+    ])));
     Ok(inner)
 }

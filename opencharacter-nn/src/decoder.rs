@@ -235,7 +235,7 @@ impl Decoder {
         };
         let normed = ops::rms_norm(hidden, &block.input_norm, epsilon)?;
         let qkv = [LinearName::QProj, LinearName::KProj, LinearName::VProj];
-        let [mut q, mut k, v] = ops::linears(&normed, qkv.map(layer_of))?;
+        let [mut q, mut k, v] = ops::linears(&normed, &qkv.map(layer_of))?;
         let mut raw = None;
         if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
             let before = (q, k);
@@ -246,11 +246,11 @@ impl Decoder {
         let q = ops::rotate(&q, rotation, Direction::Forward)?;
         let k = ops::rotate(&k, rotation, Direction::Forward)?;
         let (attended, normalisers) = attention.attend(layer, &q, &k, &v)?;
-        let [projected] = ops::linears(&attended, [layer_of(LinearName::OProj)])?;
+        let [projected] = ops::linears(&attended, &[layer_of(LinearName::OProj)])?;
         let middle = ops::add(hidden, &projected)?;
         let normed = ops::rms_norm(&middle, &block.post_attention_norm, epsilon)?;
-        let [gate, up] = ops::linears(&normed, [LinearName::GateProj, LinearName::UpProj].map(layer_of))?;
-        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, [layer_of(LinearName::DownProj)])?;
+        let [gate, up] = ops::linears(&normed, &[LinearName::GateProj, LinearName::UpProj].map(layer_of))?;
+        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, &[layer_of(LinearName::DownProj)])?;
         let out = ops::add(&middle, &down)?;
         let input = hidden.clone();
         Ok((out, BlockTape { input, raw, q, k, v, attended, normalisers, middle, gate, up }))

@@ -53,6 +53,13 @@ struct Shared {
 
 type Call = unsafe fn(*const (), usize);
 
+/// # Safety
+/// `body` points to an `F`.
+unsafe fn call<F: Fn(usize)>(body: *const (), index: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { (*body.cast::<F>())(index) }
+}
+
 thread_local! {
     /// Set while this thread works on a loop: a loop inside it runs alone.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -101,12 +108,6 @@ impl Team {
             return;
         }
         assert!(count as u64 <= INDEX_MASK, "a loop has fewer than 2^32 indices");
-        /// # Safety
-        /// `body` points to an `F`.
-        unsafe fn call<F: Fn(usize)>(body: *const (), index: usize) {
-            // SAFETY: the caller's promise.
-            unsafe { (*body.cast::<F>())(index) }
-        }
         shared.done.store(0, Ordering::Relaxed);
         shared.count.store(count, Ordering::Relaxed);
         shared.call.store(call::<F> as *mut (), Ordering::Relaxed);
@@ -150,13 +151,11 @@ impl Shared {
             if next & !INDEX_MASK != number || index as usize >= self.count.load(Ordering::Relaxed) {
                 break;
             }
-            match self.next.compare_exchange_weak(next, next + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Err(current) => next = current,
-                Ok(_) => {
-                    self.call_body(index as usize);
-                    next = self.next.load(Ordering::Acquire);
-                }
+            let taken = self.next.compare_exchange_weak(next, next + 1, Ordering::AcqRel, Ordering::Acquire);
+            if taken.is_ok() {
+                self.call_body(index as usize);
             }
+            next = self.next.load(Ordering::Acquire);
         }
         INSIDE.set(false);
     }

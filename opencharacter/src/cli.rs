@@ -224,7 +224,7 @@ pub struct TrainArguments {
     /// The layers that get an adapter; all linear ones where absent
     #[arg(long, value_delimiter = ',', value_name = "q_proj,...", value_parser = linear_name)]
     pub targets: Vec<LinearName>,
-    /// Noise on the embeddings while training (NEFTune); 5 is usual, 0 adds none
+    /// Noise on the embeddings while training (Jain et al., 2023); 5 is usual, 0 adds none
     #[arg(long, default_value_t = 0.0)]
     pub neftune_alpha: f32,
     /// Decoupled weight decay

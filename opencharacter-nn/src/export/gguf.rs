@@ -13,7 +13,7 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
 use super::{Export, WeightType, merge::MergedWeight, turn_end};
-use crate::{Decoder, GgufFile, LinearName, NnError, Parameter, Tokenizer};
+use crate::{Decoder, GgufFile, LinearName, NnError, Parameter, Tokenizer, tokenizer::pre_tokenizer_name};
 
 /// Tensors begin at multiples of this, as they do where a file says nothing.
 const ALIGNMENT: u64 = 32;
@@ -92,7 +92,9 @@ fn tensors<'a>(export: &Export<'a>, metadata: &[(String, Value)]) -> Vec<GgufTen
         })
         .collect();
     let factors = export.decoder.config().rope_factors.len();
-    if factors > 0 {
+    // Metadata that a source brought along may say the same in another way; twice would be too much.
+    let in_metadata = metadata.iter().any(|(key, _)| key.contains(".rope.scaling."));
+    if factors > 0 && !in_metadata {
         tensors.push(GgufTensor {
             name: "rope_freqs.weight".into(),
             shape: vec![factors],
@@ -239,9 +241,8 @@ fn tokenizer_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Va
     let fail = |reason: String| export.refusal(out, &reason);
     let json = tokenizer.inner().to_string(false).map_err(|error| fail(format!("its tokenizer: {error}")))?;
     let json: Json = serde_json::from_str(&json).map_err(|error| fail(format!("its tokenizer: {error}")))?;
-    let pre = pre_tokenizer_name(&json).ok_or_else(|| {
-        fail("its tokenizer cuts text in a way that has no known name in GGUF; known: `smollm`".into())
-    })?;
+    let pre = pre_tokenizer_name(&json)
+        .ok_or_else(|| fail("its tokenizer cuts text in a way that has no known name in GGUF".into()))?;
     let size = export.decoder.config().vocab_size;
     if tokenizer.vocabulary_size() > size {
         let tokens = tokenizer.vocabulary_size();
@@ -306,31 +307,6 @@ fn begins_with_bos(tokenizer: &Tokenizer) -> bool {
     let encoding = tokenizer.inner().encode_fast("a", true);
     let first = encoding.ok().and_then(|encoding| encoding.get_ids().first().copied());
     first.is_some() && first == tokenizer.begin_of_text()
-}
-
-/// llama.cpp's name for the way in which `tokenizer`, a `tokenizer.json`, cuts text before merging.
-fn pre_tokenizer_name(tokenizer: &Json) -> Option<&'static str> {
-    let parts = match &tokenizer["pre_tokenizer"] {
-        Json::Object(part) if part.get("type").is_some_and(|kind| kind == "Sequence") => {
-            tokenizer["pre_tokenizer"]["pretokenizers"].as_array()?.as_slice()
-        }
-        single => std::slice::from_ref(single),
-    };
-    if !tokenizer["normalizer"].is_null() {
-        return None;
-    }
-    match parts {
-        [digits, bytes]
-            if digits["type"] == "Digits"
-                && digits["individual_digits"] == true
-                && bytes["type"] == "ByteLevel"
-                && bytes["add_prefix_space"] == false
-                && bytes["use_regex"] != false =>
-        {
-            Some("smollm")
-        }
-        _ => None,
-    }
 }
 
 fn tensor_type_number(weight_type: WeightType) -> u32 {

@@ -107,6 +107,11 @@ fn formats_convert_into_each_other_without_loss() {
     let again = out.path().join("again.gguf");
     export_gguf(Destination::file(&again).unwrap(), &export(&from_gguf, None, WeightType::F32)).unwrap();
     assert_eq!(fs::read(&gguf).unwrap(), fs::read(&again).unwrap());
+    // A folder made from a GGUF names its tokenizer's rules well enough for the way back.
+    let back = out.path().join("back.gguf");
+    export_gguf(Destination::file(&back).unwrap(), &export(&from_folder, None, WeightType::F32)).unwrap();
+    let back = Model::load(&back).unwrap();
+    assert_eq!(back.tokenizer.encode("Don't 1234!"), from_gguf.tokenizer.encode("Don't 1234!"));
 
     assert_eq!(from_folder.decoder.config(), model.decoder.config());
     for ((parameter, weight), (_, original)) in from_folder.decoder.weights().iter().zip(model.decoder.weights()) {

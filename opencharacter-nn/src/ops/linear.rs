@@ -78,7 +78,7 @@ impl<'a> Layer<'a> {
 
 /// `x W^T + bias + scale (x A^T) B^T` for layers that share their input: `x` is `[tokens, inputs]`, each result
 /// `[tokens, outputs]`.
-pub(crate) fn linears<const COUNT: usize>(x: &Tensor, layers: [Layer<'_>; COUNT]) -> Result<[Tensor; COUNT]> {
+pub(crate) fn linears<const COUNT: usize>(x: &Tensor, layers: &[Layer<'_>; COUNT]) -> Result<[Tensor; COUNT]> {
     let (rows, _) = x.dims2()?;
     let values = floats(x)?;
     // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     fn linear(x: &Tensor, weight: &PackedMatrix, bias: Option<&[f32]>, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
-        let [out] = linears(x, [Layer { weight, bias, adapted: adapted.to_vec() }])?;
+        let [out] = linears(x, &[Layer { weight, bias, adapted: adapted.to_vec() }])?;
         Ok(out)
     }
 

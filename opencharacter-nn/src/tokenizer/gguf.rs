@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
 use tokenizers::{
     AddedToken, DecoderWrapper, SplitDelimiterBehavior,
     decoders::{byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence as Decoders, strip::Strip},
@@ -91,6 +92,38 @@ impl Tokenizer {
         let adds_begin = file.boolean("tokenizer.ggml.add_bos_token").unwrap_or(adds_begin);
         Self::finish(inner, spelling, Borders { begin, adds_begin, ends }, file.path())
     }
+}
+
+/// What GGUF calls the way in which a `tokenizer.json` cuts text into words, if it has a name for it.
+pub(crate) fn pre_tokenizer_name(tokenizer: &Value) -> Option<&'static str> {
+    let part = &tokenizer["pre_tokenizer"];
+    let parts = match part["pretokenizers"].as_array() {
+        Some(parts) => parts.as_slice(),
+        None => std::slice::from_ref(part),
+    };
+    let (bytes, words) = parts.split_last()?;
+    if bytes["type"] != "ByteLevel" || bytes["add_prefix_space"] == true {
+        return None;
+    }
+    let composes = match &tokenizer["normalizer"] {
+        Value::Null => false,
+        normalizer if normalizer["type"] == "NFC" => true,
+        _ => return None,
+    };
+    let pattern = |word: &Value| {
+        let isolates = word["type"] == "Split" && word["behavior"] == "Isolated" && word["invert"] == false;
+        // Digits one by one, as Hugging Face spells `smollm`.
+        let digits = word["type"] == "Digits" && word["individual_digits"] == true;
+        let pattern = word["pattern"]["Regex"].as_str().filter(|_| isolates);
+        pattern.map(str::to_owned).or_else(|| digits.then(|| r"\p{N}".to_owned()))
+    };
+    let mut patterns = words.iter().map(pattern).collect::<Option<Vec<_>>>()?;
+    // The step's own expression, where it is not switched off, is GPT-2's.
+    if bytes["use_regex"] != false {
+        patterns.push(GPT_2.to_owned());
+    }
+    let known = PRE_TOKENIZERS.iter().find(|known| known.composes == composes && patterns == known.patterns)?;
+    known.names.first().copied()
 }
 
 fn fail(file: &GgufFile, reason: String) -> NnError {

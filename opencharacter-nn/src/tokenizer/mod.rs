@@ -1,5 +1,7 @@
 mod gguf;
 
+pub(crate) use gguf::pre_tokenizer_name;
+
 use std::{collections::HashMap, path::Path};
 
 use serde_json::Value;

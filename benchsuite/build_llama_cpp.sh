@@ -8,11 +8,10 @@ version=0.3.36
 mkdir -p "$folder"
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet cmake ninja
-"$folder/venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary :all: --dest "$folder" \
-    "llama-cpp-python==$version" 2>/dev/null || true
-archive=$(ls "$folder"/llama_cpp_python-"$version".tar.gz)
+"$folder/venv/bin/pip" download --quiet --no-deps --no-binary llama-cpp-python --dest "$folder" \
+    "llama-cpp-python==$version"
 mkdir -p "$folder/source"
-tar xzf "$archive" -C "$folder/source" --strip-components=1
+tar xzf "$folder/llama_cpp_python-$version.tar.gz" -C "$folder/source" --strip-components=1
 PATH="$folder/venv/bin:$PATH"
 cmake -S "$folder/source/vendor/llama.cpp" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
     -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF >/dev/null

@@ -61,11 +61,10 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
             }
             for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
                 let rows = step.min(left_features - first).min((part + 1) * split - first);
-                copy_strip(&left[start * left_features..], left_features, first, count, MAX_TILE_ROWS, &mut left_strip);
+                copy_strip(&left[start * left_features..], left_features, first, count, step, &mut left_strip);
                 for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
                     let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
-                    let tile =
-                        Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: MAX_TILE_ROWS, inputs: count };
+                    let tile = Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: step, inputs: count };
                     // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
                     unsafe {
                         let corner = out.get().add(panel * panel_stride + first * row_stride);
@@ -81,9 +80,26 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
 /// Copies `width` columns from `first` on of `count` rows into rows of `width`; columns beyond the last are zero.
 fn copy_strip(rows: &[f32], features: usize, first: usize, count: usize, width: usize, strip: &mut [f32]) {
     let columns = (features - first).min(width);
+    // Whole strips of the known widths are copied without a call per token.
+    match width {
+        _ if columns < width => {}
+        PANEL => return copy_whole::<PANEL>(&rows[first..], features, count, strip),
+        6 => return copy_whole::<6>(&rows[first..], features, count, strip),
+        MAX_TILE_ROWS => return copy_whole::<MAX_TILE_ROWS>(&rows[first..], features, count, strip),
+        _ => {}
+    }
     for (token, target) in strip.chunks_exact_mut(width).take(count).enumerate() {
         let source = token * features + first;
         target[..columns].copy_from_slice(&rows[source..source + columns]);
         target[columns..].fill(0.0);
+    }
+}
+
+fn copy_whole<const WIDTH: usize>(rows: &[f32], features: usize, count: usize, strip: &mut [f32]) {
+    let targets = strip.as_chunks_mut::<WIDTH>().0;
+    for (target, row) in targets.iter_mut().zip(rows.chunks(features)).take(count) {
+        if let Some(values) = row.first_chunk() {
+            *target = *values;
+        }
     }
 }

@@ -108,11 +108,16 @@ impl Team {
             return;
         }
         assert!(count as u64 <= INDEX_MASK, "a loop has fewer than 2^32 indices");
+        // First of all a number with no index left: a worker that is late from the loop before holds the old number, and
+        // must not find that one still standing once the new length is written.
+        let closed = (shared.next.load(Ordering::Relaxed) & !INDEX_MASK).wrapping_add(1 << INDEX_BITS);
+        shared.next.store(closed | INDEX_MASK, Ordering::SeqCst);
         shared.done.store(0, Ordering::Relaxed);
-        shared.count.store(count, Ordering::Relaxed);
+        // Whoever sees this length sees the number above as well.
+        shared.count.store(count, Ordering::Release);
         shared.call.store(call::<F> as *mut (), Ordering::Relaxed);
         shared.body.store(std::ptr::from_ref(body).cast_mut().cast(), Ordering::Relaxed);
-        let number = (shared.next.load(Ordering::Relaxed) >> INDEX_BITS).wrapping_add(1) << INDEX_BITS;
+        let number = closed.wrapping_add(1 << INDEX_BITS);
         // Sequentially consistent, as is the worker's announcement that it sleeps: one of the two sees the other.
         shared.next.store(number, Ordering::SeqCst);
         if shared.sleeping.load(Ordering::SeqCst) > 0 {
@@ -148,7 +153,7 @@ impl Shared {
         let mut next = self.next.load(Ordering::Acquire);
         loop {
             let index = next & INDEX_MASK;
-            if next & !INDEX_MASK != number || index as usize >= self.count.load(Ordering::Relaxed) {
+            if next & !INDEX_MASK != number || index as usize >= self.count.load(Ordering::Acquire) {
                 break;
             }
             let taken = self.next.compare_exchange_weak(next, next + 1, Ordering::AcqRel, Ordering::Acquire);
@@ -162,8 +167,9 @@ impl Shared {
 
     fn call_body(&self, index: usize) {
         let (call, body) = (self.call.load(Ordering::Relaxed), self.body.load(Ordering::Relaxed));
-        // SAFETY: this index was taken while its loop was running, and that loop cannot end, nor another begin, before
-        // the index is counted as done. So `call` and `body` are that loop's, and its body is still borrowed.
+        // SAFETY: this index was taken under its loop's number, below its length, and that loop cannot end, nor another
+        // begin, before the index is counted as done. So `call` and `body` are that loop's, and its body is still
+        // borrowed.
         let run = || unsafe { std::mem::transmute::<*mut (), Call>(call)(body, index) };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
             self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
@@ -269,6 +275,23 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn a_worker_late_from_one_loop_takes_nothing_of_the_next() {
+        // Short loops, each longer or shorter than the one before: a late worker must not trust the new length.
+        let team = Team::new(6);
+        team.install(|| {
+            let visits: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();
+            for round in 0..400_000_usize {
+                let count = 2 + round * 7 % 23;
+                for_each(count, |index| _ = visits[index].fetch_add(1, Ordering::Relaxed));
+                for (index, visits) in visits.iter().enumerate() {
+                    let expected = usize::from(index < count);
+                    assert_eq!(visits.swap(0, Ordering::Relaxed), expected, "round {round}, index {index} of {count}");
+                }
+            }
+        });
     }
 
     #[test]

@@ -411,21 +411,6 @@ impl Decoder {
         all.extend(self.head.as_ref().map(|head| (Parameter::Head, WeightRef::Matrix(head))));
         all
     }
-
-    /// Every weight by its name, row-major in f32, with its shape, one at a time.
-    pub fn for_each_weight<E>(
-        &self,
-        mut visit: impl FnMut(Parameter, &[usize], Vec<f32>) -> std::result::Result<(), E>,
-    ) -> std::result::Result<(), E> {
-        self.weights().into_iter().try_for_each(|(name, weight)| visit(name, &weight.shape(), weight.to_rows()))
-    }
-
-    /// Bytes of all weights as they are held.
-    pub fn bytes(&self) -> usize {
-        let blocks: usize =
-            self.blocks.iter().flat_map(|block| &block.linears).map(|linear| linear.weight.bytes()).sum();
-        blocks + self.embedding.bytes() + self.head.as_ref().map_or(0, |head| head.bytes())
-    }
 }
 
 /// The parts of a block's backward pass that end in a parameter's gradient.

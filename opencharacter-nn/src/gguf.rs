@@ -220,8 +220,8 @@ fn widen(tensor: &QTensor) -> candle_core::Result<Vec<f32>> {
     tensor.dequantize(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()
 }
 
-/// What a GGUF file calls a parameter.
-fn tensor_name(parameter: Parameter) -> String {
+/// What a GGUF file calls a parameter, for reading and for export.
+pub(crate) fn tensor_name(parameter: Parameter) -> String {
     let norm = |layer: usize, name: &str| format!("blk.{layer}.{name}.weight");
     match parameter {
         Parameter::Embedding => "token_embd.weight".into(),

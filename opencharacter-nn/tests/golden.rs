@@ -186,11 +186,7 @@ fn weight_gradients(decoder: &mut Decoder, batch: &PackedBatch, recompute: bool)
         values.copy_from_slice(gradients.get(parameter).unwrap());
     }
     let mut rows = BTreeMap::new();
-    let visited = decoder.for_each_weight(|parameter, _, values| {
-        rows.insert(parameter.name(), values);
-        Ok::<(), ()>(())
-    });
-    visited.unwrap();
+    rows.extend(decoder.weights().into_iter().map(|(parameter, weight)| (parameter.name(), weight.to_rows())));
     (losses.iter().map(|&loss| f64::from(loss)).sum(), rows)
 }
 

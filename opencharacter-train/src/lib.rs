@@ -24,5 +24,5 @@ pub use example::{Example, Examples, SkippedExample, build_examples};
 pub use masks::show_masks;
 pub use packing::{Pack, pack};
 pub use schedule::Schedule;
-pub use session::{HeldOutPoint, Outcome, StepMetrics, TrainProgress, Trained, train};
+pub use session::{Outcome, StepMetrics, TrainProgress, Trained, train};
 pub use trainer::{StepOutcome, Trainer, held_out_loss};

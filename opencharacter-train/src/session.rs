@@ -11,7 +11,7 @@ use opencharacter_nn::{Destination, Export, LoraAdapter, Model, WeightType, save
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Example, StepOutcome, TrainConfig, TrainError, Trainer,
+    Example, Method, StepOutcome, TrainConfig, TrainError, Trainer,
     checkpoint::{Checkpoints, State},
     pack,
     packing::Pack,
@@ -39,15 +39,6 @@ pub struct StepMetrics {
     /// Mean negative log-likelihood over the held-out examples after this step, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
-}
-
-/// A measurement of the held-out loss.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct HeldOutPoint {
-    /// Steps done before it.
-    pub step: usize,
-    /// Mean negative log-likelihood per trained token, in nats.
-    pub loss: f64,
 }
 
 /// Where a run stands.
@@ -108,7 +99,7 @@ pub fn train(
         return Err(TrainError::NothingToTrain { reason: "the list of examples is empty".into() });
     }
     let run = run_hash(model, examples, held_out, config);
-    if let Some(done) = finished(folder, &run) {
+    if let Some(done) = finished(folder, &run, config.method) {
         return Ok(Outcome::Done(done));
     }
     let mut session = Session::open(model, examples, held_out, config, folder, run)?;
@@ -124,16 +115,19 @@ fn run_hash(model: &Model, examples: &[Example], held_out: &[Example], config: &
     hex(&content_hash(&parts))
 }
 
-fn finished(folder: &Path, run: &str) -> Option<Trained> {
+fn finished(folder: &Path, run: &str, method: Method) -> Option<Trained> {
     let text = fs::read_to_string(folder.join("training.json")).ok()?;
     let trained: Trained = serde_json::from_str(&text).ok()?;
-    (trained.run == run && is_whole(folder)).then_some(trained)
+    (trained.run == run && is_whole(folder, method)).then_some(trained)
 }
 
-/// Whether the result of a run is there: an adapter, or a model folder.
-fn is_whole(folder: &Path) -> bool {
-    LoraAdapter::files(&folder.join("adapter")).iter().all(|path| path.exists())
-        || folder.join("model/config.json").exists()
+/// Whether the result of a run is there.
+fn is_whole(folder: &Path, method: Method) -> bool {
+    match method {
+        Method::Lora => LoraAdapter::files(&folder.join("adapter")).iter().all(|path| path.exists()),
+        // A model folder appears whole or not at all.
+        Method::Full => folder.join("model").exists(),
+    }
 }
 
 /// A run in progress.

@@ -139,18 +139,11 @@ impl Trainer {
 
     /// Number of trainable parameters.
     pub fn parameter_count(&self) -> usize {
-        let mut count = 0;
-        // Panels pad a matrix to whole ones of 16 outputs; the padding is no parameter.
-        if let Some(adapter) = &self.adapter {
-            count = adapter.parameter_count();
-        } else {
-            let counted: Result<(), TrainError> = self.decoder.for_each_weight(|_, shape, _| {
-                count += shape.iter().product::<usize>();
-                Ok(())
-            });
-            debug_assert!(counted.is_ok(), "counting cannot fail");
+        match &self.adapter {
+            Some(adapter) => adapter.parameter_count(),
+            // By shape: panels pad a matrix to whole ones of 16 outputs, and the padding is no parameter.
+            None => self.decoder.weights().iter().map(|(_, weight)| weight.shape().iter().product::<usize>()).sum(),
         }
-        count
     }
 
     /// Writes parameters and moments under `folder`.

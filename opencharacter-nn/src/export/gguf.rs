@@ -13,7 +13,9 @@ use candle_core::quantized::gguf_file::Value;
 use serde_json::Value as Json;
 
 use super::{Export, WeightType, merge::MergedWeight, turn_end};
-use crate::{Decoder, GgufFile, LinearName, NnError, Parameter, Tokenizer, tokenizer::pre_tokenizer_name};
+use crate::{
+    Decoder, GgufFile, LinearName, NnError, Parameter, Tokenizer, gguf::tensor_name, tokenizer::pre_tokenizer_name,
+};
 
 /// Tensors begin at multiples of this, as they do where a file says nothing.
 const ALIGNMENT: u64 = 32;
@@ -144,24 +146,6 @@ fn join_rotary_pairs(weight: &[f32], width: usize, head_dim: usize) -> Vec<f32> 
         }
     }
     joined
-}
-
-/// llama.cpp's name of a parameter.
-fn tensor_name(parameter: Parameter) -> String {
-    match parameter {
-        Parameter::Embedding => "token_embd.weight".into(),
-        Parameter::InputNorm(layer) => format!("blk.{layer}.attn_norm.weight"),
-        Parameter::QueryNorm(layer) => format!("blk.{layer}.attn_q_norm.weight"),
-        Parameter::KeyNorm(layer) => format!("blk.{layer}.attn_k_norm.weight"),
-        Parameter::PostAttentionNorm(layer) => format!("blk.{layer}.ffn_norm.weight"),
-        Parameter::Weight(layer, name) => format!("blk.{layer}.{}.weight", name.gguf()),
-        Parameter::Bias(layer, name) => format!("blk.{layer}.{}.bias", name.gguf()),
-        Parameter::FinalNorm => "output_norm.weight".into(),
-        Parameter::Head => "output.weight".into(),
-        // As llama.cpp's LoRA files name them; a merged model has none.
-        Parameter::LoraA(layer, name) => format!("blk.{layer}.{}.weight.lora_a", name.gguf()),
-        Parameter::LoraB(layer, name) => format!("blk.{layer}.{}.weight.lora_b", name.gguf()),
-    }
 }
 
 /// All metadata, architecture first: that of a GGUF source as it is, else made from the folder's files.

@@ -81,7 +81,8 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    pub(crate) fn validate(&self) -> Result<(), TrainError> {
+    /// Checks that the settings make sense; the error names the first that does not.
+    pub fn validate(&self) -> Result<(), TrainError> {
         let at_least_one = [
             ("epochs", self.epochs),
             ("pack_tokens", self.pack_tokens),

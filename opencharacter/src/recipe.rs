@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use opencharacter_core::{Sampling, Strategy};
-use opencharacter_train::TrainConfig;
+use opencharacter_train::{Method, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{failure::Usage, model_source::DEFAULT_MODEL};
@@ -234,7 +234,20 @@ impl Recipe {
                 *model = beside.display().to_string();
             }
         }
+        recipe.check_training(path)?;
         Ok((recipe, text))
+    }
+
+    /// What training would refuse is refused here, before hours of synthesis.
+    fn check_training(&self, path: &Path) -> Result<()> {
+        let refuse = |reason: String| Usage(format!("`{}`, `[train]`: {reason}", path.display()));
+        self.train.validate().map_err(|error| refuse(error.to_string()))?;
+        if self.train.method != Method::Lora {
+            let reason = "a recipe compares an adapter with its base model, so `method` can only be \"lora\" here; \
+                          use `opencharacter train --method full` on its dialogues";
+            return Err(refuse(reason.into()).into());
+        }
+        Ok(())
     }
 }
 

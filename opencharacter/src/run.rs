@@ -23,7 +23,7 @@ use opencharacter_synth::{
     DIALOGUES, DialogueOptions, Ledger, LedgeredModel, PROFILES, ProfileOptions, Synthesis, Templates,
     write_jsonl_atomic,
 };
-use opencharacter_train::{Method, StepMetrics, TrainConfig, Trained};
+use opencharacter_train::{StepMetrics, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -249,11 +249,6 @@ impl Run {
 
     fn train(&mut self, model: &Model, made: &Synthesised, interrupt: &Interrupt) -> Result<Trained> {
         let config = TrainConfig { seed: self.recipe.seed, ..self.recipe.train.clone() };
-        anyhow::ensure!(
-            config.method == Method::Lora,
-            "`[train] method = \"full\"`: a recipe compares an adapter with its base model; \
-             use `opencharacter train --method full` on its dialogues"
-        );
         let system = &self.templates.system;
         let examples = training::examples(model, &made.dialogues, &made.characters, system, &config)?;
         let held_out = training::examples(model, &made.references, &made.characters, system, &config)?;

@@ -57,6 +57,9 @@ pub struct GenerateRequest {
     /// A JSON schema that the answer must satisfy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<serde_json::Value>,
+    /// Report each token's log-probability, and as many of the likeliest tokens in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_probs: Option<usize>,
 }
 
 /// Why an answer ended.
@@ -82,6 +85,30 @@ pub struct Completion {
     pub cached_tokens: usize,
     /// Tokens generated, the end-of-turn token included.
     pub completion_tokens: usize,
+    /// One entry per token of the text, where the request asked for them; the token that a stop string cut is the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_probs: Vec<TokenLogProb>,
+}
+
+/// How likely the model found a token that it generated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogProb {
+    /// The token generated.
+    #[serde(flatten)]
+    pub token: LikelyToken,
+    /// The likeliest tokens in its place, likeliest first.
+    pub top: Vec<LikelyToken>,
+}
+
+/// A token under the model's own distribution: before temperature, penalties, filters and schema.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LikelyToken {
+    /// Its text; a token can be part of a character, which shows as U+FFFD.
+    pub text: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its natural-log probability.
+    pub log_prob: f32,
 }
 
 /// A conversation whose assistant messages are to be scored.

@@ -19,8 +19,8 @@ mod split;
 pub use character::{Character, Persona, Profile, ProfileField};
 pub use dialogue::{Dialogue, Instruction, Provenance, Strategy, Turn};
 pub use generate::{
-    BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, Sampling, Score, ScoreRequest,
-    TextSink,
+    BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, LikelyToken, Sampling, Score,
+    ScoreRequest, TextSink, TokenLogProb,
 };
 pub use id::{content_hash, hex, short_id};
 pub use message::{Message, Role};

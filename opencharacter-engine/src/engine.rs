@@ -11,10 +11,11 @@ use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
 
 use crate::{
-    constraint::{Constraint, ConstraintFactory},
+    constraint::ConstraintFactory,
+    log_probs::LogProbs,
     sampler::Sampler,
     scheduler::Scheduler,
-    sequence::{Generation, Scoring, Sequence, Work},
+    sequence::{Extras, Generation, Scoring, Sequence, ServedAdapter, Work},
     text::AnswerText,
 };
 
@@ -35,12 +36,22 @@ impl Default for EngineOptions {
     }
 }
 
-/// The embedded model as a [`Generate`].
+/// The embedded model as a [`Generate`], with or without an adapter.
+///
+/// Handles made of one another share the weights, the cache and every forward pass, so that requests to several
+/// adapters run in one batch. The engine's thread ends with the last of them.
+#[derive(Clone)]
 pub struct Engine {
+    shared: Arc<Shared>,
+    adapter: Option<Arc<ServedAdapter>>,
+    fingerprint: String,
+}
+
+/// What all handles of one engine have in common.
+struct Shared {
     model: Arc<Model>,
     constraints: ConstraintFactory,
     options: EngineOptions,
-    fingerprint: String,
     mailbox: mpsc::Sender<Sequence>,
 }
 
@@ -51,29 +62,32 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts the engine's thread. `adapter` comes with the hash of its files, which becomes part of the fingerprint.
-    pub fn start(
-        model: Arc<Model>,
-        adapter: Option<(PackedAdapter, String)>,
-        options: EngineOptions,
-    ) -> Result<Self, GenerateError> {
-        let (adapter, adapter_hash) = adapter.unzip();
-        let fingerprint = adapter_hash
-            .map_or_else(|| model.fingerprint.clone(), |hash| hex(&content_hash(&[&model.fingerprint, &hash])));
+    /// Starts the engine's thread; the handle answers as the base model.
+    pub fn start(model: Arc<Model>, options: EngineOptions) -> Result<Self, GenerateError> {
+        let fingerprint = model.fingerprint.clone();
         let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
         let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;
         let (mailbox, letters) = mpsc::channel();
-        let mut scheduler = Scheduler::new(Arc::clone(&model), adapter, options.clone());
+        let mut scheduler = Scheduler::new(Arc::clone(&model), options.clone());
         thread::Builder::new()
             .name("engine".into())
             .spawn(move || run(&mut scheduler, &letters))
             .map_err(|error| unavailable(error.to_string()))?;
-        Ok(Self { model, constraints, options, fingerprint, mailbox })
+        Ok(Self { shared: Arc::new(Shared { model, constraints, options, mailbox }), adapter: None, fingerprint })
+    }
+
+    /// A handle on the same engine that answers with `adapter`. `hash` is that of the adapter's files: it becomes part
+    /// of the fingerprint, and handles with equal hashes share what they cache.
+    #[must_use]
+    pub fn with_adapter(&self, adapter: PackedAdapter, hash: String) -> Self {
+        let fingerprint = hex(&content_hash(&[&self.shared.model.fingerprint, &hash]));
+        let adapter = Some(Arc::new(ServedAdapter { packed: adapter, hash }));
+        Self { shared: Arc::clone(&self.shared), adapter, fingerprint }
     }
 
     /// The model behind it.
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        &self.shared.model
     }
 
     fn refused(error: impl std::fmt::Display) -> GenerateError {
@@ -81,7 +95,7 @@ impl Engine {
     }
 
     fn context_limit(&self, tokens: usize) -> Result<usize, GenerateError> {
-        let context = self.model.decoder.config().max_position_embeddings;
+        let context = self.model().decoder.config().max_position_embeddings;
         if tokens >= context {
             return Err(Self::refused(format!(
                 "the conversation has {tokens} tokens and the model's context holds {context}; shorten it"
@@ -91,7 +105,7 @@ impl Engine {
     }
 
     fn submit(&self, sequence: Sequence) -> Result<(), GenerateError> {
-        self.mailbox.send(sequence).map_err(|_| self.gone())
+        self.shared.mailbox.send(sequence).map_err(|_| self.gone())
     }
 
     fn gone(&self) -> GenerateError {
@@ -106,13 +120,14 @@ impl Engine {
         request: GenerateRequest,
         sink: Option<TextSink>,
     ) -> Result<Completion, GenerateError> {
-        let tokens =
-            self.model.template.encode_prompt(&request.messages, &self.model.tokenizer).map_err(Self::refused)?;
+        let Model { template, tokenizer, .. } = &**self.model();
+        let tokens = template.encode_prompt(&request.messages, tokenizer).map_err(Self::refused)?;
         let constraint = match &request.schema {
-            Some(schema) => Some(self.constraints.json(schema).map_err(Self::refused)?),
+            Some(schema) => Some(self.shared.constraints.json(schema).map_err(Self::refused)?),
             None => None,
         };
-        self.continue_with(tokens, request.sampling, constraint, sink, false).await
+        let log_probs = request.log_probs.map(LogProbs::new);
+        self.continue_with(tokens, request.sampling, Extras { constraint, log_probs, sink, ignore_end: false }).await
     }
 
     /// Continues a prompt given in tokens. With `ignore_end`, the model's wish to end its turn is passed over and the
@@ -126,16 +141,14 @@ impl Engine {
         if prompt.is_empty() {
             return Err(Self::refused("the prompt holds no token"));
         }
-        self.continue_with(prompt, sampling, None, None, ignore_end).await
+        self.continue_with(prompt, sampling, Extras { ignore_end, ..Extras::default() }).await
     }
 
     async fn continue_with(
         &self,
         tokens: Vec<u32>,
         sampling: Sampling,
-        constraint: Option<Constraint>,
-        sink: Option<TextSink>,
-        ignore_end: bool,
+        extras: Extras,
     ) -> Result<Completion, GenerateError> {
         let context = self.context_limit(tokens.len())?;
         let max_tokens = sampling.max_tokens.clamp(1, context - tokens.len());
@@ -144,14 +157,13 @@ impl Engine {
             reserved_tokens: tokens.len() + max_tokens,
             cache: SequenceCache::default(),
             cached_tokens: 0,
+            adapter: self.adapter.clone(),
             work: Work::Generate(Box::new(Generation {
                 prompt_tokens: tokens.len(),
                 max_tokens,
-                ignore_end,
                 text: AnswerText::new(&sampling.stop),
                 sampler: Sampler::new(sampling),
-                constraint,
-                sink,
+                extras,
                 reply,
             })),
             tokens,
@@ -163,14 +175,15 @@ impl Engine {
         if !request.messages.iter().any(|message| message.role == Role::Assistant) {
             return Err(Self::refused("the conversation holds no assistant message to score"));
         }
-        let conversation =
-            self.model.template.encode_conversation(&request.messages, &self.model.tokenizer).map_err(Self::refused)?;
+        let Model { template, tokenizer, .. } = &**self.model();
+        let conversation = template.encode_conversation(&request.messages, tokenizer).map_err(Self::refused)?;
         self.context_limit(conversation.tokens.len())?;
         let (reply, answer) = oneshot::channel();
         self.submit(Sequence {
             reserved_tokens: conversation.tokens.len(),
             cache: SequenceCache::default(),
             cached_tokens: 0,
+            adapter: self.adapter.clone(),
             work: Work::Score(Scoring { scored: conversation.trained, log_prob: 0.0, count: 0, reply }),
             tokens: conversation.tokens,
         })?;
@@ -201,7 +214,7 @@ impl Generate for Engine {
 
     fn concurrency(&self) -> usize {
         // A little more than one batch, so that a place that falls free is taken at the next step.
-        self.options.max_sequences + 8
+        self.shared.options.max_sequences + 8
     }
 
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<Completion, GenerateError>> {

@@ -14,6 +14,7 @@
 
 mod constraint;
 mod engine;
+mod log_probs;
 mod prefix;
 mod sampler;
 mod scheduler;

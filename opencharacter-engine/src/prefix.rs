@@ -5,10 +5,13 @@ use opencharacter_nn::{BLOCK_TOKENS, CacheBlock};
 /// Blocks of keys and values that any later request with the same beginning can use.
 ///
 /// A block is found by its parent's number and its own 16 tokens, compared in full: no hash collision can hand a
-/// request somebody else's context.
+/// request somebody else's context. Each adapter has beginnings of its own: under another one, the same tokens have
+/// other keys and values.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixCache {
     entries: HashMap<(u64, [u32; BLOCK_TOKENS]), Entry>,
+    /// The parents of adapters' first blocks, by the adapter's hash.
+    roots: HashMap<String, u64>,
     next_number: u64,
     clock: u64,
 }
@@ -20,14 +23,25 @@ struct Entry {
     last_used: u64,
 }
 
-/// The parent of a first block.
-const ROOT: u64 = 0;
+/// The parent of the base model's first blocks.
+const BASE: u64 = 0;
 
 impl PrefixCache {
-    /// The longest run of known blocks at the beginning of `tokens`.
-    pub(crate) fn find(&mut self, tokens: &[u32]) -> Vec<Arc<CacheBlock>> {
+    /// The parent of an adapter's first blocks.
+    fn root(&mut self, adapter: Option<&str>) -> u64 {
+        let Some(adapter) = adapter else { return BASE };
+        if let Some(root) = self.roots.get(adapter) {
+            return *root;
+        }
+        self.next_number += 1;
+        self.roots.insert(adapter.to_owned(), self.next_number);
+        self.next_number
+    }
+
+    /// The longest run of blocks known at the beginning of `tokens` under the adapter of that hash.
+    pub(crate) fn find(&mut self, adapter: Option<&str>, tokens: &[u32]) -> Vec<Arc<CacheBlock>> {
         self.clock += 1;
-        let mut parent = ROOT;
+        let mut parent = self.root(adapter);
         let mut blocks = Vec::new();
         for chunk in tokens.as_chunks::<BLOCK_TOKENS>().0 {
             let Some(entry) = self.entries.get_mut(&(parent, *chunk)) else { break };
@@ -39,9 +53,9 @@ impl PrefixCache {
     }
 
     /// Adds the full blocks of a sequence whose tokens are `tokens`.
-    pub(crate) fn insert(&mut self, tokens: &[u32], blocks: &[Arc<CacheBlock>]) {
+    pub(crate) fn insert(&mut self, adapter: Option<&str>, tokens: &[u32], blocks: &[Arc<CacheBlock>]) {
         self.clock += 1;
-        let mut parent = ROOT;
+        let mut parent = self.root(adapter);
         for (chunk, block) in tokens.as_chunks::<BLOCK_TOKENS>().0.iter().zip(blocks) {
             let next_number = &mut self.next_number;
             let entry = self.entries.entry((parent, *chunk)).or_insert_with(|| {

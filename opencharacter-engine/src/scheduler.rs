@@ -1,4 +1,4 @@
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 use opencharacter_core::{FinishReason, GenerateError};
@@ -9,13 +9,12 @@ use opencharacter_nn::{
 use crate::{
     EngineOptions,
     prefix::PrefixCache,
-    sequence::{Generation, Sequence, Work},
+    sequence::{Extras, Generation, Sequence, ServedAdapter, Work},
 };
 
 /// Decides what runs in each step and runs it. Owned by the engine's thread.
 pub(crate) struct Scheduler {
     model: Arc<Model>,
-    adapter: Option<PackedAdapter>,
     options: EngineOptions,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
@@ -32,11 +31,10 @@ enum Next {
 }
 
 impl Scheduler {
-    pub(crate) fn new(model: Arc<Model>, adapter: Option<PackedAdapter>, options: EngineOptions) -> Self {
+    pub(crate) fn new(model: Arc<Model>, options: EngineOptions) -> Self {
         let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config()).max(1);
         Self {
             model,
-            adapter,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -96,8 +94,8 @@ impl Scheduler {
                 break;
             }
             let reusable = &sequence.tokens[..sequence.reusable_tokens() / BLOCK_TOKENS * BLOCK_TOKENS];
-            let blocks = self.prefixes.find(reusable);
-            if self.is_being_computed(reusable, blocks.len()) {
+            let blocks = self.prefixes.find(sequence.adapter_hash(), reusable);
+            if self.is_being_computed(&sequence, reusable, blocks.len()) {
                 deferred.push_back(sequence);
                 continue;
             }
@@ -113,15 +111,19 @@ impl Scheduler {
 
     /// Whether a running sequence is about to fill the block after the `known` ones at the beginning of `tokens`:
     /// waiting a step is cheaper than computing it twice.
-    fn is_being_computed(&self, tokens: &[u32], known: usize) -> bool {
+    fn is_being_computed(&self, sequence: &Sequence, tokens: &[u32], known: usize) -> bool {
         let end = (known + 1) * BLOCK_TOKENS;
         end <= tokens.len()
             && self.running.iter().any(|other| {
-                other.is_prefilling() && other.cache.tokens() < end && other.tokens.get(..end) == Some(&tokens[..end])
+                other.is_prefilling()
+                    && other.adapter_hash() == sequence.adapter_hash()
+                    && other.cache.tokens() < end
+                    && other.tokens.get(..end) == Some(&tokens[..end])
             })
     }
 
-    /// How many tokens each running sequence brings to the next pass: `(index, count)`.
+    /// How many tokens each running sequence brings to the next pass: `(index, count)`, in the order of their rows.
+    /// Sequences of one adapter stand together, so that each adapter has one run of rows.
     fn plan(&self) -> Vec<(usize, usize)> {
         let mut plan: Vec<(usize, usize)> = Vec::new();
         let mut budget = self.options.step_tokens;
@@ -137,26 +139,28 @@ impl Scheduler {
             plan.push((index, count));
             budget -= count;
         }
-        plan.sort_unstable();
+        plan.sort_unstable_by_key(|&(index, _)| (self.running[index].adapter_hash(), index));
         plan
     }
 
     fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Next>, NnError> {
         let decoder = &self.model.decoder;
         let mut tokens = Vec::new();
-        let mut sequences = Vec::new();
-        let mut planned = plan.iter().peekable();
-        for (index, sequence) in self.running.iter_mut().enumerate() {
-            let Some(&&(_, count)) = planned.peek().filter(|(planned, _)| *planned == index) else { continue };
-            planned.next();
-            let start = sequence.cache.tokens();
-            tokens.extend_from_slice(&sequence.tokens[start..start + count]);
-            sequences.push((&mut sequence.cache, count));
+        let mut caches = Vec::new();
+        let mut adapted: Vec<(Range<usize>, &PackedAdapter)> = Vec::new();
+        for (Sequence { tokens: of_sequence, cache, adapter, .. }, count) in planned(&mut self.running, plan) {
+            let first = tokens.len();
+            tokens.extend_from_slice(&of_sequence[cache.tokens()..cache.tokens() + count]);
+            caches.push((cache, count));
+            let Some(ServedAdapter { packed, .. }) = adapter.as_deref() else { continue };
+            match adapted.last_mut() {
+                Some((rows, last)) if rows.end == first && std::ptr::eq(*last, packed) => rows.end = tokens.len(),
+                _ => adapted.push((first..tokens.len(), packed)),
+            }
         }
-        let mut attention = CachedAttend::new(decoder.config(), sequences);
+        let mut attention = CachedAttend::new(decoder.config(), caches);
         let positions = attention.positions();
-        let adapter = self.adapter.as_ref().map_or(Adapter::Base, Adapter::Packed);
-        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention)?;
+        let hidden = decoder.forward(&tokens, &positions, Adapter::Rows(&adapted), &mut attention)?;
         attention.commit();
         self.score(plan, &hidden)?;
         self.generate(plan, &hidden)
@@ -196,13 +200,10 @@ impl Scheduler {
     fn generate(&mut self, plan: &[(usize, usize)], hidden: &Tensor) -> Result<Vec<Next>, NnError> {
         let mut rows = Vec::new();
         let mut row = 0;
-        let mut drawing = vec![false; plan.len()];
-        for (place, &(index, count)) in plan.iter().enumerate() {
+        for &(index, count) in plan {
             row += count;
-            let sequence = &self.running[index];
-            if sequence.pending() == 0 && matches!(sequence.work, Work::Generate(_)) {
+            if self.running[index].is_drawing() {
                 rows.push(row as u32 - 1);
-                drawing[place] = true;
             }
         }
         let mut logits = Vec::new();
@@ -211,12 +212,12 @@ impl Scheduler {
         }
         let vocabulary = self.model.decoder.config().vocab_size;
         let mut row_logits = logits.chunks_exact_mut(vocabulary);
-        let mut indices = plan.iter().map(|(index, _)| *index).zip(drawing).peekable();
-        let mut jobs = Vec::new();
-        for (index, sequence) in self.running.iter_mut().enumerate() {
-            let Some((_, draws)) = indices.next_if(|(planned, _)| *planned == index) else { continue };
-            jobs.push((sequence, if draws { row_logits.next() } else { None }, Next::Continue));
-        }
+        let mut jobs: Vec<_> = planned(&mut self.running, plan)
+            .map(|(sequence, _)| {
+                let logits = if sequence.is_drawing() { row_logits.next() } else { None };
+                (sequence, logits, Next::Continue)
+            })
+            .collect();
         let model = &self.model;
         team::for_each_chunk(&mut jobs, 1, |_, jobs| {
             for (sequence, logits, next) in jobs {
@@ -237,10 +238,13 @@ impl Scheduler {
             let held = sequence.cache.tokens();
             // Only when a block was filled in this pass is there something new to share.
             if held / BLOCK_TOKENS > (held - count) / BLOCK_TOKENS {
-                self.prefixes.insert(&sequence.tokens[..held], sequence.cache.blocks());
+                self.prefixes.insert(sequence.adapter_hash(), &sequence.tokens[..held], sequence.cache.blocks());
             }
         }
-        for (&(index, _), outcome) in plan.iter().zip(outcomes).rev() {
+        let mut outcomes: Vec<(usize, Next)> = plan.iter().map(|(index, _)| *index).zip(outcomes).collect();
+        // From behind, so that those who leave move nobody who is still to be looked at.
+        outcomes.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
+        for (index, outcome) in outcomes {
             match outcome {
                 Next::Continue => {}
                 Next::Finish(reason) => self.running.remove(index).finish(reason),
@@ -254,10 +258,23 @@ impl Scheduler {
     }
 }
 
+/// The planned sequences, in the plan's order, with the tokens that each brings.
+fn planned<'a>(
+    running: &'a mut [Sequence],
+    plan: &[(usize, usize)],
+) -> impl Iterator<Item = (&'a mut Sequence, usize)> {
+    let mut slots: Vec<Option<&mut Sequence>> = running.iter_mut().map(Some).collect();
+    plan.iter().filter_map(move |&(index, count)| Some((slots[index].take()?, count)))
+}
+
 /// Draws one sequence's next token and decides whether it goes on.
 fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
     let Work::Generate(generation) = &mut sequence.work else { return Next::Continue };
-    let Generation { prompt_tokens, max_tokens, ignore_end, sampler, constraint, text, sink, .. } = &mut **generation;
+    let Generation { prompt_tokens, max_tokens, sampler, text, extras, .. } = &mut **generation;
+    let Extras { constraint, log_probs, sink, ignore_end } = extras;
+    if let Some(log_probs) = log_probs {
+        log_probs.look(logits);
+    }
     if let Some(constraint) = constraint
         && let Err(reason) = constraint.mask(logits)
     {
@@ -270,6 +287,9 @@ fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
     let ends = model.tokenizer.end_of_text().contains(&token) || model.tokenizer.is_special(token);
     if ends && !*ignore_end {
         return Next::Finish(FinishReason::Stop);
+    }
+    if let Some(log_probs) = log_probs {
+        log_probs.take(token, &model.tokenizer);
     }
     let stopped = text.push(model.tokenizer.token_bytes(token));
     if let (Some(sink), Some(piece)) = (sink.as_mut(), text.take(stopped)) {

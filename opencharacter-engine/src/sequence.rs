@@ -1,8 +1,17 @@
+use std::sync::Arc;
+
 use opencharacter_core::{Completion, FinishReason, GenerateError, Score, TextSink};
-use opencharacter_nn::SequenceCache;
+use opencharacter_nn::{PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
 
-use crate::{constraint::Constraint, sampler::Sampler, text::AnswerText};
+use crate::{constraint::Constraint, log_probs::LogProbs, sampler::Sampler, text::AnswerText};
+
+/// An adapter that requests can ask for.
+pub(crate) struct ServedAdapter {
+    pub(crate) packed: PackedAdapter,
+    /// Of its files: two adapters with one hash are one.
+    pub(crate) hash: String,
+}
 
 /// A request in progress.
 pub(crate) struct Sequence {
@@ -14,6 +23,8 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: usize,
     /// Most tokens this sequence can come to hold.
     pub(crate) reserved_tokens: usize,
+    /// What sits on the base model for this request.
+    pub(crate) adapter: Option<Arc<ServedAdapter>>,
     /// What is wanted of it.
     pub(crate) work: Work,
 }
@@ -30,13 +41,20 @@ pub(crate) enum Work {
 pub(crate) struct Generation {
     pub(crate) prompt_tokens: usize,
     pub(crate) max_tokens: usize,
+    pub(crate) sampler: Sampler,
+    pub(crate) text: AnswerText,
+    pub(crate) extras: Extras,
+    pub(crate) reply: oneshot::Sender<Result<Completion, GenerateError>>,
+}
+
+/// What not every answer has.
+#[derive(Default)]
+pub(crate) struct Extras {
+    pub(crate) constraint: Option<Constraint>,
+    pub(crate) log_probs: Option<LogProbs>,
+    pub(crate) sink: Option<TextSink>,
     /// Go on after the model's end-of-turn token.
     pub(crate) ignore_end: bool,
-    pub(crate) sampler: Sampler,
-    pub(crate) constraint: Option<Constraint>,
-    pub(crate) text: AnswerText,
-    pub(crate) sink: Option<TextSink>,
-    pub(crate) reply: oneshot::Sender<Result<Completion, GenerateError>>,
 }
 
 /// The state of a score.
@@ -49,9 +67,19 @@ pub(crate) struct Scoring {
 }
 
 impl Sequence {
+    /// The hash of its adapter, by which sequences are grouped.
+    pub(crate) fn adapter_hash(&self) -> Option<&str> {
+        self.adapter.as_ref().map(|adapter| adapter.hash.as_str())
+    }
+
     /// Tokens that still have to pass through the model before the next result.
     pub(crate) fn pending(&self) -> usize {
         self.tokens.len() - self.cache.tokens()
+    }
+
+    /// Whether the pass that has just run ends in this answer's next token.
+    pub(crate) fn is_drawing(&self) -> bool {
+        self.pending() == 0 && matches!(self.work, Work::Generate(_))
     }
 
     /// Whether the prompt is still being read.
@@ -91,7 +119,7 @@ impl Sequence {
     pub(crate) fn finish(self, finish: FinishReason) {
         match self.work {
             Work::Generate(mut generation) => {
-                if let (Some(piece), Some(sink)) = (generation.text.take(true), generation.sink.as_mut()) {
+                if let (Some(piece), Some(sink)) = (generation.text.take(true), generation.extras.sink.as_mut()) {
                     sink(&piece);
                 }
                 let completion = Completion {
@@ -100,6 +128,7 @@ impl Sequence {
                     prompt_tokens: generation.prompt_tokens,
                     cached_tokens: self.cached_tokens,
                     completion_tokens: self.tokens.len() - generation.prompt_tokens,
+                    log_probs: generation.extras.log_probs.map(LogProbs::finish).unwrap_or_default(),
                 };
                 drop(generation.reply.send(Ok(completion)));
             }

@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use opencharacter_core::{FinishReason, Generate, GenerateError, GenerateRequest, Message, Sampling, ScoreRequest};
+use futures_util::future::join_all;
+use opencharacter_core::{
+    FinishReason, Generate, GenerateError, GenerateRequest, KeyedRandom, Message, Sampling, ScoreRequest,
+};
 use opencharacter_engine::{Engine, EngineOptions};
-use opencharacter_nn::{LoraAdapter, LoraConfig, Model};
+use opencharacter_nn::{LoraAdapter, LoraConfig, Model, Parameter};
 use serde_json::{Value, json};
 
 static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
@@ -25,7 +28,7 @@ static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
 });
 
 fn engine(options: EngineOptions) -> Engine {
-    Engine::start(Arc::clone(&MODEL), None, options).unwrap()
+    Engine::start(Arc::clone(&MODEL), options).unwrap()
 }
 
 const SYSTEM: &str = "You are Ada Holm, 52, keeper of a lighthouse on a rock in the North Sea. You lost a brother to \
@@ -36,6 +39,7 @@ fn request(question: &str, temperature: f32, max_tokens: usize) -> GenerateReque
         messages: vec![Message::system(SYSTEM), Message::user(question)],
         sampling: Sampling { temperature, top_p: 0.95, max_tokens, seed: 11, ..Sampling::default() },
         schema: None,
+        log_probs: None,
     }
 }
 
@@ -48,7 +52,7 @@ async fn text_does_not_depend_on_company_chunks_or_shared_beginnings() {
         requests.push(request(question, 0.0, 12 + 5 * index));
         requests.push(request(question, 0.9, 20 - 3 * index));
     }
-    let together = futures(&crowded, &requests).await;
+    let together = join_all(requests.iter().map(|request| crowded.generate(request.clone()))).await;
     // Small steps cut prompts elsewhere, one sequence at a time means no company, a fresh engine no shared beginning.
     for request in &requests {
         let lonely = engine(EngineOptions { max_sequences: 1, step_tokens: 29, ..EngineOptions::default() });
@@ -61,30 +65,6 @@ async fn text_does_not_depend_on_company_chunks_or_shared_beginnings() {
     // The system prompt was read once: every other request found its blocks.
     let shared = together.iter().filter(|completion| completion.as_ref().unwrap().cached_tokens >= 48).count();
     assert_eq!(shared, requests.len() - 1);
-}
-
-async fn futures(
-    engine: &Engine,
-    requests: &[GenerateRequest],
-) -> Vec<Result<opencharacter_core::Completion, GenerateError>> {
-    let mut pending = Vec::new();
-    for request in requests {
-        pending.push(engine.generate(request.clone()));
-    }
-    let mut done = Vec::new();
-    // Submission happens at the first poll, so all are polled before any is awaited to its end.
-    for mut future in pending {
-        let first = std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context))).await;
-        done.push((future, first));
-    }
-    let mut results = Vec::new();
-    for (future, first) in done {
-        results.push(match first {
-            std::task::Poll::Ready(result) => result,
-            std::task::Poll::Pending => future.await,
-        });
-    }
-    results
 }
 
 #[tokio::test]
@@ -192,10 +172,107 @@ async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
 async fn an_untrained_adapter_changes_the_fingerprint_but_not_the_text() {
     // B starts at zero, so the adapted model is the base model.
     let adapter = LoraAdapter::new(LoraConfig::default(), MODEL.decoder.config(), 3);
-    let adapted =
-        Engine::start(Arc::clone(&MODEL), Some((adapter.pack(), "hash".into())), EngineOptions::default()).unwrap();
     let base = engine(EngineOptions::default());
+    let adapted = base.with_adapter(adapter.pack(), "hash".into());
     assert_ne!(adapted.fingerprint(), base.fingerprint());
     let question = request("What is your name?", 0.0, 10);
     assert_eq!(adapted.generate(question.clone()).await.unwrap().text, base.generate(question).await.unwrap().text);
+}
+
+/// An adapter that says something else than the base model does.
+fn loud_adapter(seed: u64) -> LoraAdapter {
+    let config = LoraConfig { rank: 4, ..LoraConfig::default() };
+    let mut adapter = LoraAdapter::new(config, MODEL.decoder.config(), seed);
+    let mut random = KeyedRandom::new(seed, &["loud"]);
+    for (parameter, values) in adapter.parameters_mut() {
+        if matches!(parameter, Parameter::LoraB(..)) {
+            values.iter_mut().for_each(|value| *value = (random.uniform() as f32 - 0.5) * 0.05);
+        }
+    }
+    adapter
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adapters_of_one_batch_answer_as_they_do_alone() {
+    let start = |engine: &Engine| {
+        [engine.clone()]
+            .into_iter()
+            .chain([1, 2].map(|seed| engine.with_adapter(loud_adapter(seed).pack(), seed.to_string())))
+            .collect::<Vec<Engine>>()
+    };
+    let crowd = start(&engine(EngineOptions { step_tokens: 90, ..EngineOptions::default() }));
+    let questions = ["What do you eat?", "Who was your brother?"];
+    // Interleaved, so that arrival mixes the adapters.
+    let calls: Vec<(usize, GenerateRequest)> =
+        questions.iter().flat_map(|question| (0..3).map(|place| (place, request(question, 0.0, 14)))).collect();
+    let together = join_all(calls.iter().map(|(place, request)| crowd[*place].generate(request.clone()))).await;
+    let mut texts = Vec::new();
+    for ((place, request), crowded) in calls.iter().zip(together) {
+        let alone = start(&engine(EngineOptions::default()))[*place].generate(request.clone()).await.unwrap();
+        let crowded = crowded.unwrap();
+        assert_eq!(crowded.text, alone.text, "adapter {place}");
+        texts.push(crowded.text);
+    }
+    assert!(texts[0] != texts[1] && texts[1] != texts[2], "the adapters change nothing: {texts:?}");
+    // What one adapter computed of this beginning is nothing to another.
+    let fresh = crowd[0].with_adapter(loud_adapter(3).pack(), "3".into());
+    assert_eq!(fresh.generate(request(questions[0], 0.0, 2)).await.unwrap().cached_tokens, 0);
+    assert!(crowd[1].generate(request(questions[0], 0.0, 2)).await.unwrap().cached_tokens > 0);
+}
+
+#[tokio::test]
+async fn log_probs_are_the_models_own_and_add_up_to_the_score() {
+    let engine = engine(EngineOptions::default());
+    let mut asked = request("Do you like the sea?", 0.8, 12);
+    let plain = engine.generate(asked.clone()).await.unwrap();
+    assert!(plain.log_probs.is_empty());
+    asked.log_probs = Some(3);
+    // A penalty moves what is drawn, never what is reported.
+    for penalty in [1.0, 1.3] {
+        asked.sampling.repetition_penalty = penalty;
+        let completion = engine.generate(asked.clone()).await.unwrap();
+        if penalty == 1.0 {
+            assert_eq!(completion.text, plain.text);
+        }
+        let tokens = &completion.log_probs;
+        assert_eq!(
+            tokens.iter().flat_map(|token| token.token.bytes.clone()).collect::<Vec<u8>>(),
+            completion.text.as_bytes()
+        );
+        for place in tokens {
+            assert!(place.top.len() == 3 && place.top.is_sorted_by(|left, right| left.log_prob >= right.log_prob));
+            assert!(place.token.log_prob <= place.top[0].log_prob);
+            assert!(place.top.iter().map(|token| token.log_prob.exp()).sum::<f32>() <= 1.0 + 1e-5);
+        }
+        // The same words given to be scored; there the end of the turn counts too.
+        let mut messages = asked.messages.clone();
+        messages.push(Message::assistant(completion.text.clone()));
+        let score = engine.score(ScoreRequest { messages }).await.unwrap();
+        assert_eq!(score.tokens, tokens.len() + 1, "the text was tokenised otherwise");
+        let sum: f64 = tokens.iter().map(|place| f64::from(place.token.log_prob)).sum();
+        assert!(score.log_prob < sum && sum < 0.0, "{sum} against {}", score.log_prob);
+        let conversation = MODEL.template.encode_prompt(&asked.messages, &MODEL.tokenizer).unwrap();
+        let mut batch = opencharacter_nn::PackedBatch::new();
+        let whole: Vec<u32> = conversation.iter().copied().chain(MODEL.tokenizer.encode(&completion.text)).collect();
+        let trained: Vec<bool> = (0..whole.len()).map(|place| place >= conversation.len()).collect();
+        batch.push(&whole, &trained);
+        let losses = opencharacter_nn::token_losses(&MODEL.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
+        for (loss, place) in losses.iter().zip(tokens) {
+            assert!((loss + place.token.log_prob).abs() < 1e-3, "{loss} against {}", place.token.log_prob);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_fits_later_waits() {
+    // 16 blocks of 16 tokens: two of these requests never fit together.
+    let bytes = 16 * opencharacter_nn::CacheBlock::bytes(MODEL.decoder.config());
+    let small = engine(EngineOptions { cache_bytes: bytes, ..EngineOptions::default() });
+    let questions = ["Who are you?", "What do you eat?", "What is the lamp for?"];
+    let together = join_all(questions.map(|question| small.generate(request(question, 0.0, 60)))).await;
+    let roomy = engine(EngineOptions::default());
+    for (question, completion) in questions.into_iter().zip(together) {
+        let alone = roomy.generate(request(question, 0.0, 60)).await.unwrap();
+        assert_eq!(completion.unwrap().text, alone.text);
+    }
 }

@@ -22,5 +22,5 @@ pub async fn sample_answers(
 fn request(prompts: &Prompts<'_>, item: &Item, options: &EvalOptions) -> GenerateRequest {
     let mut sampling = options.sampling.clone();
     sampling.seed = KeyedRandom::new(options.seed, &["eval", "answer", &item.item_id]).next_u64();
-    GenerateRequest { messages: prompts.ask(item, item.character), sampling, schema: None }
+    GenerateRequest { messages: prompts.ask(item, item.character), sampling, schema: None, log_probs: None }
 }

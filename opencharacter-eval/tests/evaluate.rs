@@ -118,7 +118,14 @@ impl Generate for Scripted {
             self.wait(&request.messages).await;
             let text = self.answer(&request)?;
             let completion_tokens = tokens(&text);
-            Ok(Completion { text, finish: FinishReason::Stop, prompt_tokens: 1, cached_tokens: 0, completion_tokens })
+            Ok(Completion {
+                text,
+                finish: FinishReason::Stop,
+                prompt_tokens: 1,
+                cached_tokens: 0,
+                completion_tokens,
+                log_probs: Vec::new(),
+            })
         })
     }
 

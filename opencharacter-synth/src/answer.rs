@@ -153,8 +153,14 @@ mod tests {
     ) -> Result<String, String> {
         let mut character = Character::from_name("Ada Holm", "", "");
         character.persona = Persona::new("A lighthouse keeper", "", "").persona;
-        let completion =
-            Completion { text: answer.into(), finish, prompt_tokens: 1, cached_tokens: 0, completion_tokens: 1 };
+        let completion = Completion {
+            text: answer.into(),
+            finish,
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            completion_tokens: 1,
+            log_probs: Vec::new(),
+        };
         AnswerCheck { character: &character, system: SYSTEM, question, source_answer }.judge(&completion)
     }
 

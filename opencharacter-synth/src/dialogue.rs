@@ -305,6 +305,7 @@ impl Stage<'_> {
                 messages: messages.clone(),
                 sampling: Sampling { seed, ..self.options.sampling.clone() },
                 schema: None,
+                log_probs: None,
             };
             match self.model.complete(DIALOGUES, task.id, request, |completion| check.judge(completion)).await {
                 Ok((text, key)) => {

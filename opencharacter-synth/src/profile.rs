@@ -99,6 +99,7 @@ async fn one_profile(
                 ..options.sampling.clone()
             },
             schema: Some(schema.clone()),
+            log_probs: None,
         };
         let check = |completion: &Completion| {
             let profile = parse_profile(completion)?;

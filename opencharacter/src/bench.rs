@@ -137,10 +137,9 @@ struct EngineReport {
 }
 
 async fn engine(arguments: &BenchEngineArguments, interrupt: &Interrupt) -> Result<()> {
-    let model = models::load(&arguments.model.model)?;
     let options = EngineOptions { max_sequences: arguments.requests.max(1), ..EngineOptions::default() };
-    let engine = models::engine(&model, arguments.model.adapter.as_deref(), options)?;
-    let vocabulary = model.decoder.config().vocab_size;
+    let engine = models::chosen(&arguments.model, options)?;
+    let vocabulary = engine.model().decoder.config().vocab_size;
     reset_peak();
     let mut run_seconds = Vec::with_capacity(arguments.repeats);
     let mut prefill_seconds = Vec::with_capacity(arguments.repeats);

@@ -12,7 +12,7 @@ use opencharacter_core::{
     Character, FinishReason, Generate as _, GenerateError, GenerateRequest, Message, Persona, Profile, Sampling,
     SystemPrompt,
 };
-use opencharacter_engine::Engine;
+use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_synth::{Ledger, LedgeredModel, OnError, ProfileOptions, Templates};
 use rustyline::{DefaultEditor, error::ReadlineError};
 
@@ -21,7 +21,7 @@ use crate::{cli::ChatArguments, inputs, interrupt::Interrupt, models, output, sy
 /// `opencharacter chat`
 pub async fn chat(arguments: &ChatArguments) -> Result<()> {
     let found = find(arguments)?;
-    let engine = models::chosen(&arguments.model)?;
+    let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let character = match found {
         Found::Character(character) => *character,
         Found::Persona(persona) => invent(&persona, arguments, &engine).await?,
@@ -209,6 +209,11 @@ impl Conversation {
         let mut messages = vec![self.system.clone()];
         messages.extend(self.turns.iter().cloned());
         let seed = self.seed.wrapping_add(self.turns.len() as u64);
-        GenerateRequest { messages, sampling: Sampling { seed, ..self.sampling.clone() }, schema: None }
+        GenerateRequest {
+            messages,
+            sampling: Sampling { seed, ..self.sampling.clone() },
+            schema: None,
+            log_probs: None,
+        }
     }
 }

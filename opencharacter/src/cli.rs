@@ -344,6 +344,9 @@ pub struct CompleteArguments {
     /// A JSON schema that the answer must satisfy
     #[arg(long)]
     pub schema: Option<PathBuf>,
+    /// Report each token's log-probability with the N likeliest in its place (needs `--json`)
+    #[arg(long, value_name = "N", requires = "json")]
+    pub log_probs: Option<usize>,
     /// Print text, finish reason and token counts as JSON
     #[arg(long)]
     pub json: bool,

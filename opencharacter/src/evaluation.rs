@@ -34,17 +34,11 @@ pub async fn command(arguments: &EvalArguments, interrupt: &Interrupt) -> Result
     let folder = RunFolder::open(&arguments.out)?;
     let ledger = Ledger::open(folder.file("ledger"))?;
     let model = models::load(&arguments.model)?;
-    let base = models::engine(&model, None, shared_memory())?;
-    let tuned = models::engine(&model, Some(&arguments.adapter), shared_memory())?;
+    let base = models::engine(&model, EngineOptions::default())?;
+    let tuned = models::adapted(&base, &arguments.adapter)?;
     let scores = held_out(&base, &tuned, &set, &options, &ledger, interrupt).await?;
     output::json_file(&folder.file("scores.json"), &scores)?;
     if arguments.json { output::json(&scores) } else { output::line(&table(&scores)) }
-}
-
-/// Two engines run side by side here, so each gets half the cache.
-pub fn shared_memory() -> EngineOptions {
-    let options = EngineOptions::default();
-    EngineOptions { cache_bytes: options.cache_bytes / 2, ..options }
 }
 
 /// The held-out evaluation with a progress bar, every call through the ledger.

@@ -12,19 +12,22 @@ pub fn load(name: &str) -> Result<Arc<Model>> {
     Ok(Arc::new(Model::load(&path)?))
 }
 
-/// An engine over `model`, with the adapter in `folder` where there is one.
-pub fn engine(model: &Arc<Model>, adapter: Option<&Path>, options: EngineOptions) -> Result<Engine> {
-    let adapter = match adapter {
-        None => None,
-        Some(folder) => {
-            let packed = LoraAdapter::load(folder, model.decoder.config())?.pack();
-            Some((packed, file_hash(&LoraAdapter::files(folder))?))
-        }
-    };
-    Engine::start(Arc::clone(model), adapter, options).context("the engine cannot start")
+/// An engine over `model`.
+pub fn engine(model: &Arc<Model>, options: EngineOptions) -> Result<Engine> {
+    Engine::start(Arc::clone(model), options).context("the engine cannot start")
+}
+
+/// A handle on `engine` that answers with the adapter in `folder`.
+pub fn adapted(engine: &Engine, folder: &Path) -> Result<Engine> {
+    let adapter = LoraAdapter::load(folder, engine.model().decoder.config())?;
+    Ok(engine.with_adapter(adapter.pack(), file_hash(&LoraAdapter::files(folder))?))
 }
 
 /// The engine that a command's `--model` and `--adapter` ask for.
-pub fn chosen(choice: &ModelChoice) -> Result<Engine> {
-    engine(&load(&choice.model)?, choice.adapter.as_deref(), EngineOptions::default())
+pub fn chosen(choice: &ModelChoice, options: EngineOptions) -> Result<Engine> {
+    let engine = engine(&load(&choice.model)?, options)?;
+    match &choice.adapter {
+        Some(folder) => adapted(&engine, folder),
+        None => Ok(engine),
+    }
 }

@@ -149,7 +149,7 @@ impl Run {
         } else {
             models::load(&self.recipe.models.teacher.model)?
         };
-        let engine = models::engine(&teacher, None, EngineOptions::default())?;
+        let engine = models::engine(&teacher, EngineOptions::default())?;
         let made = self.synthesise(&engine, interrupt).await?;
         // Its cache is memory that training can use.
         drop(engine);
@@ -259,8 +259,8 @@ impl Run {
     }
 
     async fn evaluate(&mut self, model: &Arc<Model>, made: &Synthesised, interrupt: &Interrupt) -> Result<Scores> {
-        let base = models::engine(model, None, evaluation::shared_memory())?;
-        let tuned = models::engine(model, Some(&self.folder.file("adapter")), evaluation::shared_memory())?;
+        let base = models::engine(model, EngineOptions::default())?;
+        let tuned = models::adapted(&base, &self.folder.file("adapter"))?;
         let set = HeldOutSet {
             characters: self.held_out_characters.clone(),
             instructions: self.questions(true),

@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use opencharacter_core::{
     Dialogue, Generate as _, GenerateRequest, Message, Role, Sampling, ScoreRequest, SystemPrompt,
 };
+use opencharacter_engine::EngineOptions;
 use serde::Serialize;
 
 use crate::{
@@ -34,7 +35,7 @@ pub async fn score(arguments: &ScoreArguments, interrupt: &Interrupt) -> Result<
         arguments.limit,
         0,
     )?;
-    let engine = models::chosen(&arguments.model)?;
+    let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let system = SystemPrompt::default();
     let prompts: HashMap<&str, String> = characters
         .iter()
@@ -104,7 +105,7 @@ pub async fn complete(arguments: &CompleteArguments, interrupt: &Interrupt) -> R
             Some(serde_json::from_str(&text).with_context(|| format!("`{}` is not JSON", path.display()))?)
         }
     };
-    let engine = models::chosen(&arguments.model)?;
+    let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let sampling = Sampling {
         temperature: arguments.temperature,
         top_p: arguments.top_p,
@@ -112,7 +113,7 @@ pub async fn complete(arguments: &CompleteArguments, interrupt: &Interrupt) -> R
         seed: arguments.seed,
         ..Sampling::default()
     };
-    let request = GenerateRequest { messages, sampling, schema };
+    let request = GenerateRequest { messages, sampling, schema, log_probs: arguments.log_probs };
     let completion = interrupt.guard(engine.generate(request)).await?;
     if arguments.json { output::json(&completion) } else { output::line(&completion.text) }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use opencharacter_core::{Character, Dialogue, Instruction, Persona};
+use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_synth::{
     DialogueOptions, Ledger, LedgeredModel, ProfileOptions, ProgressEvent, Synthesis, Templates, synthesize_dialogues,
     synthesize_profiles, write_jsonl_atomic,
@@ -54,7 +55,7 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
 
 /// What both commands need to work.
 struct Desk {
-    engine: opencharacter_engine::Engine,
+    engine: Engine,
     ledger: Ledger,
     templates: Templates,
 }
@@ -68,8 +69,7 @@ impl Desk {
             PathBuf::from(name)
         });
         let ledger = Ledger::open(folder)?;
-        let engine =
-            models::engine(&models::load(&arguments.model)?, None, opencharacter_engine::EngineOptions::default())?;
+        let engine = models::engine(&models::load(&arguments.model)?, EngineOptions::default())?;
         Ok(Self { engine, ledger, templates })
     }
 

@@ -14,6 +14,7 @@ fn record(number: usize) -> Record {
         messages: vec![Message::user(number.to_string())],
         sampling: Sampling::default(),
         schema: None,
+        log_probs: None,
     };
     let completion = Completion {
         text: format!("Answer {number}, with a line\nfeed and “quotes”."),
@@ -21,6 +22,7 @@ fn record(number: usize) -> Record {
         prompt_tokens: 7,
         cached_tokens: 0,
         completion_tokens: 3,
+        log_probs: Vec::new(),
     };
     Record {
         key: CallKey::of_generate("model", &request),
@@ -125,7 +127,12 @@ fn an_opening_without_a_call_leaves_no_segment() {
 
 #[test]
 fn keys_tell_everything_asked_apart() {
-    let request = GenerateRequest { messages: vec![Message::user("a")], sampling: Sampling::default(), schema: None };
+    let request = GenerateRequest {
+        messages: vec![Message::user("a")],
+        sampling: Sampling::default(),
+        schema: None,
+        log_probs: None,
+    };
     let key = CallKey::of_generate("model", &request);
     let with_seed = GenerateRequest { sampling: Sampling { seed: 1, ..Sampling::default() }, ..request.clone() };
     let with_schema = GenerateRequest { schema: Some(serde_json::json!({"type": "object"})), ..request.clone() };
@@ -138,7 +145,12 @@ fn keys_tell_everything_asked_apart() {
 }
 
 fn asking(text: &str) -> GenerateRequest {
-    GenerateRequest { messages: vec![Message::user(text)], sampling: Sampling::default(), schema: None }
+    GenerateRequest {
+        messages: vec![Message::user(text)],
+        sampling: Sampling::default(),
+        schema: None,
+        log_probs: None,
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the form of a check")]

@@ -77,7 +77,14 @@ impl Generate for Scripted {
             self.take_time(&serde_json::to_string(&request).unwrap()).await;
             let text = (self.answer)(&request)?;
             let completion_tokens = text.split(' ').count();
-            Ok(Completion { text, finish: FinishReason::Stop, prompt_tokens: 10, cached_tokens: 0, completion_tokens })
+            Ok(Completion {
+                text,
+                finish: FinishReason::Stop,
+                prompt_tokens: 10,
+                cached_tokens: 0,
+                completion_tokens,
+                log_probs: Vec::new(),
+            })
         })
     }
 

@@ -12,6 +12,7 @@ mod dialogue;
 mod generate;
 mod id;
 mod message;
+mod preference;
 mod prompt;
 mod random;
 mod split;
@@ -24,6 +25,7 @@ pub use generate::{
 };
 pub use id::{content_hash, hex, short_id};
 pub use message::{Message, Role};
+pub use preference::PreferencePair;
 pub use prompt::{PromptError, PromptTemplate, SystemPrompt};
 pub use random::KeyedRandom;
 pub use split::{HeldOut, hold_out};

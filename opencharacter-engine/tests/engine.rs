@@ -186,7 +186,9 @@ fn loud_adapter(seed: u64) -> LoraAdapter {
     let mut random = KeyedRandom::new(seed, &["loud"]);
     for (parameter, values) in adapter.parameters_mut() {
         if matches!(parameter, Parameter::LoraB(..)) {
-            values.iter_mut().for_each(|value| *value = (random.uniform() as f32 - 0.5) * 0.05);
+            for value in values {
+                *value = (random.uniform() as f32 - 0.5) * 0.05;
+            }
         }
     }
     adapter

@@ -6,7 +6,7 @@ use std::{
 };
 
 use opencharacter_core::{
-    Character, Dialogue, Instruction, Message, Persona, Profile, ProfileField, Role, Turn, short_id,
+    Character, Dialogue, Instruction, Message, Persona, PreferencePair, Profile, ProfileField, Role, Turn, short_id,
 };
 use serde_json::{Map, Value};
 
@@ -120,6 +120,29 @@ pub fn read_dialogues(path: &Path, on_error: OnError) -> Result<Imported, SynthE
         Ok(dialogue)
     })?;
     Ok(Imported { dialogues: read.rows, characters, skipped: read.skipped })
+}
+
+/// Reads preference pairs: `prompt`, `chosen` and `rejected`, each an array of messages, with `pair_id` and
+/// `character_id` where there are any. A row without `pair_id` is named by its line.
+///
+/// # Errors
+/// See [`crate::read_rows`].
+pub fn read_pairs(path: &Path, on_error: OnError) -> Result<Rows<PreferencePair>, SynthError> {
+    let mut unique = Unique::of(path);
+    let unit = unit_of(path);
+    read_values(path, on_error, |number, mut value| {
+        if let Some(row) = value.as_object_mut() {
+            row.entry("pair_id").or_insert_with(|| Value::String(format!("{unit} {number}")));
+        }
+        let pair: PreferencePair = from_value(&value)?;
+        for (name, messages) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+            if messages.last().is_none_or(|message| message.role != Role::Assistant) {
+                return Err(RowFault::Bad(format!("field `{name}`: expected it to end in an assistant message")));
+            }
+        }
+        unique.check(&pair.pair_id, number)?;
+        Ok(pair)
+    })
 }
 
 /// A file's name without folder and ending: the `source` of rows that name none.

@@ -1,7 +1,7 @@
 use opencharacter_nn::LoraConfig;
 use serde::{Deserialize, Serialize};
 
-use crate::{Schedule, TrainError};
+use crate::{ProfileDropout, Schedule, TrainError};
 
 /// What is trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +43,10 @@ pub struct TrainConfig {
     /// Noise on the embeddings while training (`NEFTune`, Jain et al., 2023): uniform up to
     /// `neftune_alpha / sqrt(tokens * hidden)` of each sequence; 0 adds none.
     pub neftune_alpha: f32,
+    /// How often a dialogue sees only a part of its character.
+    pub profile_dropout: ProfileDropout,
+    /// How far preference training may move from the model it starts from: DPO's beta; small is far.
+    pub preference_beta: f64,
     /// Decides initial weights and order.
     pub seed: u64,
     /// Longer dialogues are left out and named.
@@ -71,6 +75,8 @@ impl Default for TrainConfig {
             method: Method::Lora,
             lora: LoraConfig::default(),
             neftune_alpha: 0.0,
+            profile_dropout: ProfileDropout::default(),
+            preference_beta: 0.1,
             seed: 0,
             max_example_tokens: 1024,
             held_out_every: 20,
@@ -101,6 +107,10 @@ impl TrainConfig {
         if !(0.0..f32::INFINITY).contains(&self.neftune_alpha) {
             return Err(TrainError::Setting { name: "neftune_alpha", reason: "must be 0 or above".into() });
         }
+        if !(self.preference_beta > 0.0 && self.preference_beta.is_finite()) {
+            return Err(TrainError::Setting { name: "preference_beta", reason: "must be above 0".into() });
+        }
+        self.profile_dropout.validate().map_err(|(name, reason)| TrainError::Setting { name, reason })?;
         match self.method {
             Method::Lora => self.lora.validate().map_err(|(name, reason)| TrainError::Setting { name, reason }),
             Method::Full => Ok(()),

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use opencharacter_core::{Character, Dialogue, Message, Role, SystemPrompt, content_hash, hex};
 use opencharacter_nn::Model;
 
-use crate::TrainError;
+use crate::{ProfileDropout, TrainError};
 
 /// One dialogue in tokens, each marked as trained or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,67 +39,105 @@ pub struct SkippedExample {
     pub reason: String,
 }
 
-/// What became of a set of dialogues.
+/// What became of a set of dialogues or pairs.
 #[derive(Debug, Clone, Default)]
-pub struct Examples {
-    /// In the order of the dialogues.
-    pub examples: Vec<Example>,
+pub struct Examples<T = Example> {
+    /// In the order of the rows.
+    pub examples: Vec<T>,
     /// Those left out, never in silence.
     pub skipped: Vec<SkippedExample>,
+}
+
+impl<T> Examples<T> {
+    /// What `build` makes of each row, or why it makes nothing of it.
+    pub(crate) fn of<R>(
+        rows: &[R],
+        id: impl Fn(&R) -> &str,
+        mut build: impl FnMut(&R) -> Result<Result<T, String>, TrainError>,
+    ) -> Result<Self, TrainError> {
+        let mut result = Self { examples: Vec::with_capacity(rows.len()), skipped: Vec::new() };
+        for row in rows {
+            match build(row)? {
+                Ok(example) => result.examples.push(example),
+                Err(reason) => result.skipped.push(SkippedExample { id: id(row).to_owned(), reason }),
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// How rows become examples.
+#[derive(Debug, Clone, Copy)]
+pub struct ExampleOptions<'a> {
+    /// The system prompt that a character gets.
+    pub system: &'a SystemPrompt,
+    /// Longer examples are left out.
+    pub max_tokens: usize,
+    /// How often a character's prompt lacks a part.
+    pub profile_dropout: ProfileDropout,
+    /// Decides whose.
+    pub seed: u64,
 }
 
 /// Turns dialogues into examples: the system prompt from the dialogue's character (unless the dialogue brings its own
 /// system message), then the turns as the model's chat template writes them.
 ///
-/// A dialogue of more than `max_tokens` tokens, or more than the model's context, is left out and named: cutting it would teach an answer without an end.
+/// A dialogue of more than `max_tokens` tokens, or more than the model's context, is left out and named: cutting it
+/// would teach an answer without an end.
 pub fn build_examples(
     model: &Model,
     dialogues: &[Dialogue],
     characters: &[Character],
-    system: &SystemPrompt,
-    max_tokens: usize,
+    options: ExampleOptions<'_>,
 ) -> Result<Examples, TrainError> {
-    let by_id: HashMap<&str, &Character> =
-        characters.iter().map(|character| (character.character_id.as_str(), character)).collect();
-    let max_tokens = max_tokens.min(model.decoder.config().max_position_embeddings);
-    let mut result = Examples::default();
-    for dialogue in dialogues {
-        match example(model, dialogue, &by_id, system, max_tokens)? {
-            Ok(example) => result.examples.push(example),
-            Err(reason) => result.skipped.push(SkippedExample { id: dialogue.dialogue_id.clone(), reason }),
-        }
-    }
-    Ok(result)
+    let builder = ExampleBuilder::new(model, characters, options);
+    Examples::of(
+        dialogues,
+        |dialogue| &dialogue.dialogue_id,
+        |dialogue| builder.build(&dialogue.dialogue_id, &dialogue.character_id, dialogue.messages.clone()),
+    )
 }
 
-/// The outer error ends the run, the inner one leaves out this dialogue.
-fn example(
-    model: &Model,
-    dialogue: &Dialogue,
-    characters: &HashMap<&str, &Character>,
-    system: &SystemPrompt,
-    max_tokens: usize,
-) -> Result<Result<Example, String>, TrainError> {
-    let mut messages = Vec::with_capacity(dialogue.messages.len() + 1);
-    let brings_system = dialogue.messages.first().is_some_and(|message| message.role == Role::System);
-    if !brings_system && !dialogue.character_id.is_empty() {
-        let Some(character) = characters.get(dialogue.character_id.as_str()) else {
-            return Ok(Err(format!("its character `{}` is not in the characters file", dialogue.character_id)));
+/// Makes examples for one model and cast.
+pub(crate) struct ExampleBuilder<'a> {
+    model: &'a Model,
+    characters: HashMap<&'a str, &'a Character>,
+    options: ExampleOptions<'a>,
+}
+
+impl<'a> ExampleBuilder<'a> {
+    pub(crate) fn new(model: &'a Model, characters: &'a [Character], options: ExampleOptions<'a>) -> Self {
+        let characters = characters.iter().map(|character| (character.character_id.as_str(), character)).collect();
+        Self { model, characters, options }
+    }
+
+    /// The outer error ends the run, the inner one leaves out this row.
+    pub(crate) fn build(
+        &self,
+        id: &str,
+        character_id: &str,
+        mut messages: Vec<Message>,
+    ) -> Result<Result<Example, String>, TrainError> {
+        let brings_system = messages.first().is_some_and(|message| message.role == Role::System);
+        if !brings_system && !character_id.is_empty() {
+            let Some(character) = self.characters.get(character_id) else {
+                return Ok(Err(format!("its character `{character_id}` is not in the characters file")));
+            };
+            let seen = self.options.profile_dropout.apply(character, self.options.seed, id);
+            messages.insert(0, Message::system(self.options.system.render(&seen)?));
+        }
+        if !messages.iter().any(|message| message.role == Role::Assistant) {
+            return Ok(Err("it holds no assistant message".into()));
+        }
+        let conversation = match self.model.template.encode_conversation(&messages, &self.model.tokenizer) {
+            Ok(conversation) => conversation,
+            Err(error) => return Ok(Err(error.to_string())),
         };
-        messages.push(Message::system(system.render(character)?));
+        let limit = self.options.max_tokens.min(self.model.decoder.config().max_position_embeddings);
+        if conversation.tokens.len() > limit {
+            return Ok(Err(format!("{} tokens are more than the limit of {limit}", conversation.tokens.len())));
+        }
+        let example = Example { id: id.to_owned(), tokens: conversation.tokens, trained: conversation.trained };
+        Ok(if example.trained_tokens() == 0 { Err("no token of it is trained".into()) } else { Ok(example) })
     }
-    messages.extend(dialogue.messages.iter().cloned());
-    if !messages.iter().any(|message| message.role == Role::Assistant) {
-        return Ok(Err("it holds no assistant message".into()));
-    }
-    let conversation = match model.template.encode_conversation(&messages, &model.tokenizer) {
-        Ok(conversation) => conversation,
-        Err(error) => return Ok(Err(error.to_string())),
-    };
-    if conversation.tokens.len() > max_tokens {
-        return Ok(Err(format!("{} tokens are more than the limit of {max_tokens}", conversation.tokens.len())));
-    }
-    let example =
-        Example { id: dialogue.dialogue_id.clone(), tokens: conversation.tokens, trained: conversation.trained };
-    Ok(if example.trained_tokens() == 0 { Err("no token of it is trained".into()) } else { Ok(example) })
 }

@@ -1,30 +1,60 @@
 use opencharacter_core::KeyedRandom;
 use opencharacter_nn::PackedBatch;
 
-use crate::Example;
+use crate::{Example, PreferenceExample};
 
 /// A packed batch, and which examples are in it, by place.
 pub type Pack = (PackedBatch, Vec<usize>);
+
+/// What goes into one batch or the other, but never into two.
+pub trait Piece {
+    /// Its tokens.
+    fn length(&self) -> usize;
+    /// Appends its sequences to a batch.
+    fn lay(&self, batch: &mut PackedBatch);
+}
+
+impl Piece for Example {
+    fn length(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn lay(&self, batch: &mut PackedBatch) {
+        batch.push(&self.tokens, &self.trained);
+    }
+}
+
+/// Two sequences: the chosen one, then the rejected one.
+impl Piece for PreferenceExample {
+    fn length(&self) -> usize {
+        self.chosen.length() + self.rejected.length()
+    }
+
+    fn lay(&self, batch: &mut PackedBatch) {
+        self.chosen.lay(batch);
+        self.rejected.lay(batch);
+    }
+}
 
 /// Lays examples end to end into batches of at most `capacity` tokens (an example longer than that gets its own).
 ///
 /// The order is a keyed shuffle of `seed` and `epoch`; each example goes into the first open batch with room, of the
 /// last few, so that little is left empty and the shuffle stays a shuffle. Returns each batch with its examples'
 /// places.
-pub fn pack(examples: &[Example], capacity: usize, seed: u64, epoch: usize) -> Vec<Pack> {
+pub fn pack<P: Piece>(examples: &[P], capacity: usize, seed: u64, epoch: usize) -> Vec<Pack> {
     const OPEN: usize = 8;
     let order = KeyedRandom::new(seed, &["epoch", &epoch.to_string()]).sample(examples.len(), examples.len());
     let mut batches: Vec<Pack> = Vec::new();
     for place in order {
         let example = &examples[place];
         let first_open = batches.len().saturating_sub(OPEN);
-        let fits = |batch: &PackedBatch| batch.tokens.len() + example.tokens.len() <= capacity;
+        let fits = |batch: &PackedBatch| batch.tokens.len() + example.length() <= capacity;
         let index = (first_open..batches.len()).find(|&index| fits(&batches[index].0)).unwrap_or_else(|| {
             batches.push((PackedBatch::new(), Vec::new()));
             batches.len() - 1
         });
         let (batch, places) = &mut batches[index];
-        batch.push(&example.tokens, &example.trained);
+        example.lay(batch);
         places.push(place);
     }
     batches

@@ -6,15 +6,13 @@ use std::{
     time::Instant,
 };
 
-use opencharacter_core::{content_hash, hex};
-use opencharacter_nn::{Destination, Export, LoraAdapter, Model, WeightType, save_model_folder};
+use opencharacter_nn::{Destination, Export, LoraAdapter, WeightType, save_model_folder};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Example, Method, StepOutcome, TrainConfig, TrainError, Trainer,
+    Job, Method, Pack, StepBatch, StepOutcome, Task, TrainError, Trainer,
     checkpoint::{Checkpoints, State},
-    pack,
-    packing::Pack,
+    reference::References,
 };
 
 /// One line of `metrics.jsonl`.
@@ -28,26 +26,39 @@ pub struct StepMetrics {
     pub tokens: u64,
     /// Tokens trained in this step.
     pub trained_tokens: usize,
-    /// Mean negative log-likelihood of this step's trained tokens, in nats.
+    /// This step's mean loss: see [`crate::Task`].
     pub loss: f64,
+    /// Share of this step's pairs whose chosen answer has gained on the rejected one since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred: Option<f64>,
     /// The learning rate used.
     pub learning_rate: f64,
     /// The gradient's norm before it was cut.
     pub gradient_norm: f64,
     /// Seconds this step took.
     pub seconds: f64,
-    /// Mean negative log-likelihood over the held-out examples after this step, where it was measured.
+    /// The held-out examples' mean loss after this step, where it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
 }
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy)]
-pub struct TrainProgress<'a> {
-    /// Steps of the whole run.
-    pub total_steps: usize,
-    /// The step just done.
-    pub metrics: &'a StepMetrics,
+pub enum TrainProgress<'a> {
+    /// The reference's log-ratios are being computed.
+    Reference {
+        /// Pairs done.
+        done: usize,
+        /// Pairs in all.
+        total: usize,
+    },
+    /// A step was made.
+    Step {
+        /// Steps of the whole run.
+        total: usize,
+        /// The step just done.
+        metrics: &'a StepMetrics,
+    },
 }
 
 /// How a run ended.
@@ -81,38 +92,37 @@ pub struct Trained {
     pub run: String,
 }
 
-/// Trains an adapter for `model` on `examples` and writes `adapter/`, `checkpoints/`, `metrics.jsonl` and
-/// `training.json` under `folder`. Called again it resumes, or returns at once when all is done.
+/// Does `job` and writes `adapter/` (or `model/`), `checkpoints/`, `metrics.jsonl` and `training.json` under `folder`.
+/// Called again it resumes, or returns at once when all is done.
 ///
 /// `stop` is looked at between steps; `progress` is told of every step.
 pub fn train(
-    model: &Model,
-    examples: &[Example],
-    held_out: &[Example],
-    config: &TrainConfig,
+    job: Job<'_>,
     folder: &Path,
     stop: &AtomicBool,
     progress: &(dyn Fn(TrainProgress<'_>) + Sync),
 ) -> Result<Outcome, TrainError> {
-    config.validate()?;
-    if examples.is_empty() {
-        return Err(TrainError::NothingToTrain { reason: "the list of examples is empty".into() });
-    }
-    let run = run_hash(model, examples, held_out, config);
-    if let Some(done) = finished(folder, &run, config.method) {
+    job.validate()?;
+    let run = job.hash();
+    if let Some(done) = finished(folder, &run, job.config.method) {
         return Ok(Outcome::Done(done));
     }
-    let mut session = Session::open(model, examples, held_out, config, folder, run)?;
-    session.run(stop, progress)
-}
-
-/// Identifies what a run trains: model, data, settings.
-fn run_hash(model: &Model, examples: &[Example], held_out: &[Example], config: &TrainConfig) -> String {
-    let mut parts = vec![model.fingerprint.clone(), serde_json::to_string(config).unwrap_or_default()];
-    parts.extend(examples.iter().map(Example::hash));
-    parts.push("held out".into());
-    parts.extend(held_out.iter().map(Example::hash));
-    hex(&content_hash(&parts))
+    let mut trainer = Trainer::new(job.model, job.start, job.config)?;
+    let going = |done, total| {
+        progress(TrainProgress::Reference { done, total });
+        !stop.load(Ordering::Relaxed)
+    };
+    let references = References::complete(&job, &run, folder, |batch| trainer.log_ratios(batch), going)?;
+    let Some(references) = references else { return Ok(Outcome::Interrupted { step: 0 }) };
+    let checkpoints = Checkpoints::new(folder.join("checkpoints"));
+    let state = match checkpoints.latest(&run)? {
+        Some((checkpoint, state)) => {
+            trainer.restore(&checkpoint)?;
+            Some(state)
+        }
+        None => None,
+    };
+    Session::open(job, folder, run, checkpoints, trainer, references, state.as_ref())?.run(stop, progress)
 }
 
 fn finished(folder: &Path, run: &str, method: Method) -> Option<Trained> {
@@ -132,14 +142,12 @@ fn is_whole(folder: &Path, method: Method) -> bool {
 
 /// A run in progress.
 struct Session<'a> {
-    model: &'a Model,
-    examples: &'a [Example],
-    held_out: &'a [Example],
-    config: &'a TrainConfig,
+    job: Job<'a>,
     folder: &'a Path,
     run: String,
     checkpoints: Checkpoints,
     trainer: Trainer,
+    references: References,
     held_out_before: Option<f64>,
     steps_per_epoch: Vec<usize>,
     step: usize,
@@ -149,42 +157,35 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn open(
-        model: &'a Model,
-        examples: &'a [Example],
-        held_out: &'a [Example],
-        config: &'a TrainConfig,
+        job: Job<'a>,
         folder: &'a Path,
         run: String,
+        checkpoints: Checkpoints,
+        trainer: Trainer,
+        references: References,
+        state: Option<&State>,
     ) -> Result<Self, TrainError> {
-        let checkpoints = Checkpoints::new(folder.join("checkpoints"));
-        let latest = checkpoints.latest(&run)?;
-        let mut trainer = Trainer::new(model, config)?;
-        if let Some((checkpoint, _)) = &latest {
-            trainer.restore(checkpoint)?;
-        }
-        let state = latest.map(|(_, state)| state);
-        let steps_per_epoch = (0..config.epochs)
-            .map(|epoch| pack(examples, config.pack_tokens, config.seed, epoch).len().div_ceil(config.packs_per_step))
+        let data = job.task.train();
+        let steps_per_epoch = (0..job.config.epochs)
+            .map(|epoch| data.pack(job.config, epoch).len().div_ceil(job.config.packs_per_step))
             .collect();
-        // Before any step, an adapter changes nothing: this is the base model's loss.
-        let held_out_before = match &state {
+        // Before any step, this is the loss of the model that training starts from.
+        let held_out_before = match state {
             Some(state) => state.held_out_before,
-            None => trainer.held_out_loss(held_out)?,
+            None => trainer.held_out_loss(job.task.held_out(), &references)?,
         };
         let session = Self {
-            model,
-            examples,
-            held_out,
-            config,
+            job,
             folder,
             run,
             checkpoints,
             trainer,
+            references,
             held_out_before,
             steps_per_epoch,
-            step: state.as_ref().map_or(0, |state| state.step),
-            tokens: state.as_ref().map_or(0, |state| state.tokens),
-            seconds: state.as_ref().map_or(0.0, |state| state.seconds),
+            step: state.map_or(0, |state| state.step),
+            tokens: state.map_or(0, |state| state.tokens),
+            seconds: state.map_or(0.0, |state| state.seconds),
         };
         session.rewind_metrics()?;
         Ok(session)
@@ -202,7 +203,7 @@ impl<'a> Session<'a> {
             }
             step -= steps;
         }
-        (self.config.epochs, 0)
+        (self.job.config.epochs, 0)
     }
 
     fn run(&mut self, stop: &AtomicBool, progress: &(dyn Fn(TrainProgress<'_>) + Sync)) -> Result<Outcome, TrainError> {
@@ -211,19 +212,19 @@ impl<'a> Session<'a> {
         while self.step < total {
             let (epoch, place) = self.place(self.step);
             if packed.as_ref().is_none_or(|(of, _)| *of != epoch) {
-                packed = Some((epoch, pack(self.examples, self.config.pack_tokens, self.config.seed, epoch)));
+                packed = Some((epoch, self.job.task.train().pack(self.job.config, epoch)));
             }
             let Some((_, batches)) = &packed else { unreachable!("the epoch was just packed") };
-            let first = place * self.config.packs_per_step;
-            let last = (first + self.config.packs_per_step).min(batches.len());
+            let first = place * self.job.config.packs_per_step;
+            let last = (first + self.job.config.packs_per_step).min(batches.len());
             let mut metrics = self.train_step(epoch, &batches[first..last], total)?;
             if self.is_measured(total) {
-                metrics.held_out_loss = self.trainer.held_out_loss(self.held_out)?;
+                metrics.held_out_loss = self.held_out_loss()?;
             }
             self.append_metrics(&metrics)?;
-            progress(TrainProgress { total_steps: total, metrics: &metrics });
+            progress(TrainProgress::Step { total, metrics: &metrics });
             let stopping = stop.load(Ordering::Relaxed) && self.step < total;
-            if stopping || self.step.is_multiple_of(self.config.checkpoint_every) || self.step == total {
+            if stopping || self.step.is_multiple_of(self.job.config.checkpoint_every) || self.step == total {
                 self.save_checkpoint()?;
             }
             if stopping {
@@ -233,18 +234,31 @@ impl<'a> Session<'a> {
         self.finish()
     }
 
+    fn held_out_loss(&self) -> Result<Option<f64>, TrainError> {
+        self.trainer.held_out_loss(self.job.task.held_out(), &self.references)
+    }
+
     fn is_measured(&self, total: usize) -> bool {
-        let every = self.config.held_out_every;
+        let every = self.job.config.held_out_every;
         self.step == total || (every > 0 && self.step.is_multiple_of(every))
     }
 
     fn train_step(&mut self, epoch: usize, batches: &[Pack], total: usize) -> Result<StepMetrics, TrainError> {
         let started = Instant::now();
-        let warmup = (self.config.warmup * total as f64).ceil() as usize;
-        let learning_rate = self.config.learning_rate * self.config.schedule.factor(self.step, warmup, total);
-        let packed: Vec<_> = batches.iter().map(|(batch, _)| batch).collect();
-        let outcome = self.trainer.step(&packed, learning_rate, self.step + 1);
-        let StepOutcome { loss, gradient_norm, trained_tokens, tokens } =
+        let config = self.job.config;
+        let warmup = (config.warmup * total as f64).ceil() as usize;
+        let learning_rate = config.learning_rate * config.schedule.factor(self.step, warmup, total);
+        let references: Vec<Vec<f64>> = batches.iter().map(|(_, places)| self.references_of(places)).collect();
+        let step: Vec<StepBatch<'_>> = batches
+            .iter()
+            .zip(&references)
+            .map(|((batch, _), reference)| match self.job.task {
+                Task::Dialogues { .. } => StepBatch::Dialogues(batch),
+                Task::Preferences { .. } => StepBatch::Preferences { batch, reference },
+            })
+            .collect();
+        let outcome = self.trainer.step(&step, learning_rate, self.step + 1);
+        let StepOutcome { loss, preferred, gradient_norm, trained_tokens, tokens } =
             outcome.map_err(|error| self.name_examples(error, batches))?;
         self.step += 1;
         self.tokens += tokens as u64;
@@ -256,6 +270,7 @@ impl<'a> Session<'a> {
             tokens: self.tokens,
             trained_tokens,
             loss,
+            preferred,
             learning_rate,
             gradient_norm,
             seconds,
@@ -263,11 +278,20 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// The reference's log-ratios of the pairs at `places`; none where the task has no reference.
+    fn references_of(&self, places: &[usize]) -> Vec<f64> {
+        match self.job.task {
+            Task::Dialogues { .. } => Vec::new(),
+            Task::Preferences { .. } => places.iter().map(|&place| self.references.train[place]).collect(),
+        }
+    }
+
     /// The trainer knows batches, the run knows whose they are.
     fn name_examples(&self, error: TrainError, batches: &[Pack]) -> TrainError {
         let TrainError::NotFinite { loss, step, .. } = error else { return error };
         let places = batches.iter().flat_map(|(_, places)| places);
-        let ids: Vec<&str> = places.map(|&place| self.examples[place].id.as_str()).collect();
+        let data = self.job.task.train();
+        let ids: Vec<&str> = places.map(|&place| data.id(place)).collect();
         TrainError::NotFinite { loss, step, examples: ids.join(", ") }
     }
 
@@ -280,7 +304,7 @@ impl<'a> Session<'a> {
             run: self.run.clone(),
             hash: String::new(),
         };
-        self.checkpoints.save(&mut self.trainer, &self.model.path.display().to_string(), state)
+        self.checkpoints.save(&mut self.trainer, &self.job.model.path.display().to_string(), state)
     }
 
     fn finish(&self) -> Result<Outcome, TrainError> {
@@ -291,7 +315,7 @@ impl<'a> Session<'a> {
             seconds: self.seconds,
             parameters: self.trainer.parameter_count(),
             held_out_before: self.held_out_before,
-            held_out_after: self.trainer.held_out_loss(self.held_out)?,
+            held_out_after: self.held_out_loss()?,
             run: self.run.clone(),
         };
         let path = self.folder.join("training.json");
@@ -305,7 +329,7 @@ impl<'a> Session<'a> {
     }
 
     fn write_result(&self) -> Result<(), TrainError> {
-        let base_model = self.model.path.display().to_string();
+        let base_model = self.job.model.path.display().to_string();
         match self.trainer.adapter() {
             Some(adapter) => Ok(adapter.save(&self.folder.join("adapter"), &base_model)?),
             None => self.write_model(),
@@ -323,8 +347,8 @@ impl<'a> Session<'a> {
                 reason,
             })?;
         }
-        let export =
-            Export { model: self.model, decoder: self.trainer.decoder(), adapter: None, weight_type: WeightType::F32 };
+        let model = self.job.model;
+        let export = Export { model, decoder: self.trainer.decoder(), adapter: None, weight_type: WeightType::F32 };
         save_model_folder(Destination::folder(&path)?, &export)?;
         Ok(())
     }

@@ -7,10 +7,12 @@ use opencharacter_nn::{
 };
 
 use crate::{
-    Example, Method, TrainConfig, TrainError,
+    Method, TrainConfig, TrainError,
     checkpoint::{self, load_moments},
     optimizer::AdamW,
-    pack,
+    preference::{log_ratios, pair_loss, token_weights},
+    reference::References,
+    task::TaskData,
 };
 
 /// A model in training: its parameters, their gradients and the optimiser's state, without any file.
@@ -25,11 +27,71 @@ pub struct Trainer {
     config: TrainConfig,
 }
 
+/// A packed batch and what is wanted of it.
+#[derive(Debug, Clone, Copy)]
+pub enum StepBatch<'a> {
+    /// That its trained tokens become likelier.
+    Dialogues(&'a PackedBatch),
+    /// That the first of every two sequences becomes likelier than the second, against the reference model.
+    Preferences {
+        /// The sequences.
+        batch: &'a PackedBatch,
+        /// The reference's log p(chosen) - log p(rejected), one per pair.
+        reference: &'a [f64],
+    },
+}
+
+impl<'a> StepBatch<'a> {
+    fn batch(self) -> &'a PackedBatch {
+        match self {
+            Self::Dialogues(batch) | Self::Preferences { batch, .. } => batch,
+        }
+    }
+}
+
+/// Losses that are to be averaged.
+#[derive(Debug, Clone, Copy, Default)]
+struct LossSum {
+    loss: f64,
+    /// Trained tokens, or pairs: what the mean is over.
+    units: usize,
+    trained_tokens: usize,
+    /// Pairs whose log-ratio is above the reference's.
+    preferred: usize,
+}
+
+impl LossSum {
+    fn of_tokens(losses: &[f32]) -> Self {
+        let loss = losses.iter().map(|&loss| f64::from(loss)).sum();
+        Self { loss, units: losses.len(), trained_tokens: losses.len(), preferred: 0 }
+    }
+
+    fn of_pairs(batch: &PackedBatch, losses: &[f32], reference: &[f64], beta: f64) -> Self {
+        let ratios = log_ratios(batch, losses);
+        let margins = ratios.iter().zip(reference).map(|(ratio, reference)| beta * (ratio - reference));
+        Self {
+            loss: margins.clone().map(pair_loss).sum(),
+            units: reference.len(),
+            trained_tokens: losses.len(),
+            preferred: margins.filter(|&margin| margin > 0.0).count(),
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.loss += other.loss;
+        self.units += other.units;
+        self.trained_tokens += other.trained_tokens;
+        self.preferred += other.preferred;
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutcome {
-    /// Mean negative log-likelihood of the trained tokens before the update, in nats.
+    /// Mean over trained tokens or over pairs before the update: see [`crate::Task`].
     pub loss: f64,
+    /// Share of pairs whose chosen answer has gained on the rejected one since the start, before the update.
+    pub preferred: Option<f64>,
     /// The gradient's norm before it was cut.
     pub gradient_norm: f64,
     /// Tokens trained.
@@ -39,12 +101,13 @@ pub struct StepOutcome {
 }
 
 impl Trainer {
-    /// A fresh adapter on `model`, or a copy of all its weights, as `config` says.
-    pub fn new(model: &Model, config: &TrainConfig) -> Result<Self, TrainError> {
+    /// A copy of `start` or a fresh adapter on `model`, or a copy of all its weights, as `config` says.
+    pub fn new(model: &Model, start: Option<&LoraAdapter>, config: &TrainConfig) -> Result<Self, TrainError> {
         config.validate()?;
-        let adapter = match config.method {
-            Method::Lora => Some(LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed)),
-            Method::Full => None,
+        let adapter = match (config.method, start) {
+            (Method::Lora, Some(start)) => Some(start.clone()),
+            (Method::Lora, None) => Some(LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed)),
+            (Method::Full, _) => None,
         };
         let mut decoder = model.decoder.clone();
         if adapter.is_none() {
@@ -67,24 +130,21 @@ impl Trainer {
     /// reaches at the first step.
     pub fn step(
         &mut self,
-        batches: &[&PackedBatch],
+        batches: &[StepBatch<'_>],
         learning_rate: f64,
         step: usize,
     ) -> Result<StepOutcome, TrainError> {
         self.gradients.clear();
-        let mut loss_sum = 0.0;
-        let mut trained_tokens = 0;
+        let mut sum = LossSum::default();
         for (index, batch) in batches.iter().enumerate() {
-            let losses = self.add_gradients(batch, step, index)?;
-            loss_sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            trained_tokens += losses.len();
+            sum.add(self.add_gradients(*batch, step, index)?);
         }
-        if trained_tokens == 0 {
+        if sum.units == 0 {
             return Err(TrainError::NothingToTrain { reason: format!("step {step} holds no trained token") });
         }
-        // One mean over all trained tokens of the step: a mean of means would weigh short batches more.
-        let scale = 1.0 / trained_tokens as f64;
-        let loss = loss_sum * scale;
+        // One mean over all tokens or pairs of the step: a mean of means would weigh short batches more.
+        let scale = 1.0 / sum.units as f64;
+        let loss = sum.loss * scale;
         let gradient_norm = norm(self.gradients.iter().map(|(_, gradient)| gradient)) * scale;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::NotFinite {
@@ -102,12 +162,14 @@ impl Trainer {
             None => weights_mut(&mut self.decoder)?,
         };
         self.optimizer.step(parameters, &self.gradients, scale * clip, learning_rate, step);
-        let tokens = batches.iter().map(|batch| batch.tokens.len()).sum();
-        Ok(StepOutcome { loss, gradient_norm, trained_tokens, tokens })
+        let tokens = batches.iter().map(|batch| batch.batch().tokens.len()).sum();
+        let is_pairs = matches!(batches[0], StepBatch::Preferences { .. });
+        let preferred = is_pairs.then_some(sum.preferred as f64 * scale);
+        Ok(StepOutcome { loss, preferred, gradient_norm, trained_tokens: sum.trained_tokens, tokens })
     }
 
-    /// Adds one batch's gradients, and returns its trained tokens' losses.
-    fn add_gradients(&mut self, batch: &PackedBatch, step: usize, index: usize) -> Result<Vec<f32>, TrainError> {
+    /// Adds one batch's gradients.
+    fn add_gradients(&mut self, batch: StepBatch<'_>, step: usize, index: usize) -> Result<LossSum, TrainError> {
         let key = ["batch", &step.to_string(), &index.to_string()].map(str::to_owned);
         let key = KeyedRandom::new(self.config.seed, &key.each_ref().map(String::as_str)).next_u64();
         let options = PassOptions {
@@ -117,14 +179,46 @@ impl Trainer {
             key,
         };
         let trainable = self.adapter.as_ref().map_or(Trainable::Weights, Trainable::Lora);
-        Ok(loss_and_gradients(&self.decoder, trainable, batch, TokenWeights::Equal, options, &mut self.gradients)?)
+        let beta = self.config.preference_beta;
+        let gradients = &mut self.gradients;
+        match batch {
+            StepBatch::Dialogues(batch) => {
+                let weights = TokenWeights::Equal;
+                let losses = loss_and_gradients(&self.decoder, trainable, batch, weights, options, gradients)?;
+                Ok(LossSum::of_tokens(&losses))
+            }
+            StepBatch::Preferences { batch, reference } => {
+                let weigh = |losses: &[f32]| token_weights(batch, losses, reference, beta);
+                let weights = TokenWeights::FromLosses(&weigh);
+                let losses = loss_and_gradients(&self.decoder, trainable, batch, weights, options, gradients)?;
+                Ok(LossSum::of_pairs(batch, &losses, reference, beta))
+            }
+        }
     }
 
-    /// Mean negative log-likelihood per trained token over `examples`, in nats; nothing for no examples.
-    pub fn held_out_loss(&self, examples: &[Example]) -> Result<Option<f64>, TrainError> {
+    /// Mean loss over data that is not trained, as [`crate::Task`] defines it; nothing where there is none.
+    pub(crate) fn held_out_loss(&self, data: TaskData<'_>, references: &References) -> Result<Option<f64>, TrainError> {
         let packed = self.adapter.as_ref().map(LoraAdapter::pack);
         let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
-        held_out_loss(&self.decoder, adapter, examples, self.config.pack_tokens)
+        let mut sum = LossSum::default();
+        for (batch, places) in data.pack(&self.config, 0) {
+            let losses = token_losses(&self.decoder, &batch, adapter)?;
+            sum.add(match data {
+                TaskData::Dialogues(_) => LossSum::of_tokens(&losses),
+                TaskData::Preferences(_) => {
+                    let reference: Vec<f64> = places.iter().map(|&place| references.held_out[place]).collect();
+                    LossSum::of_pairs(&batch, &losses, &reference, self.config.preference_beta)
+                }
+            });
+        }
+        Ok((sum.units > 0).then(|| sum.loss / sum.units as f64))
+    }
+
+    /// `log p(chosen) - log p(rejected)` of each pair of a batch as the model stands.
+    pub(crate) fn log_ratios(&self, batch: &PackedBatch) -> Result<Vec<f64>, TrainError> {
+        let packed = self.adapter.as_ref().map(LoraAdapter::pack);
+        let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
+        Ok(log_ratios(batch, &token_losses(&self.decoder, batch, adapter)?))
     }
 
     /// The adapter, where one is trained.
@@ -180,23 +274,6 @@ fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut [f32])>, Tr
     decoder
         .parameters_mut()
         .ok_or_else(|| TrainError::Tensor(candle_core::Error::Msg("the weights to train are not thawed".into())))
-}
-
-/// Mean negative log-likelihood per trained token over `examples`, in nats; nothing for no examples.
-pub fn held_out_loss(
-    decoder: &Decoder,
-    adapter: Adapter<'_>,
-    examples: &[Example],
-    pack_tokens: usize,
-) -> Result<Option<f64>, TrainError> {
-    let mut sum = 0.0;
-    let mut count = 0;
-    for (batch, _) in pack(examples, pack_tokens, 0, 0) {
-        let losses = token_losses(decoder, &batch, adapter)?;
-        sum += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        count += losses.len();
-    }
-    Ok((count > 0).then(|| sum / count as f64))
 }
 
 fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {

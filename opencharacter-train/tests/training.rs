@@ -11,11 +11,12 @@ use std::{
     },
 };
 
-use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, SystemPrompt};
-use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraConfig, Model, SafetensorsFolder, Tokenizer};
+use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, PreferencePair, SystemPrompt};
+use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraAdapter, LoraConfig, Model, SafetensorsFolder, Tokenizer};
 use opencharacter_train::{
-    Example, Method, Outcome, StepMetrics, TrainConfig, TrainError, TrainProgress, Trained, Trainer, build_examples,
-    pack, show_masks, train,
+    Example, ExampleOptions, Job, Method, Outcome, PreferenceExample, ProfileDropout, StepBatch, StepMetrics, Task,
+    TrainConfig, TrainError, TrainProgress, Trained, Trainer, build_examples, build_preferences, pack, show_masks,
+    train,
 };
 
 /// The small Llama's weights with the embedded model's tokenizer: training itself needs no text.
@@ -68,11 +69,12 @@ fn config() -> TrainConfig {
 fn run(folder: &Path, config: &TrainConfig, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let progress = |progress: TrainProgress<'_>| {
-        if Some(progress.metrics.step) == stop_at {
+        if matches!(progress, TrainProgress::Step { metrics, .. } if Some(metrics.step) == stop_at) {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    train(&MODEL, &examples(30, 1), &examples(8, 2), config, folder, &stop, &progress)
+    let task = Task::Dialogues { train: &examples(30, 1), held_out: &examples(8, 2) };
+    train(Job { model: &MODEL, start: None, task, config }, folder, &stop, &progress)
 }
 
 fn done(outcome: Outcome) -> Trained {
@@ -172,9 +174,9 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_its_examples() {
 
 /// Losses of `steps` steps on one batch, every weight trained.
 fn full_losses(config: &TrainConfig, steps: usize) -> Vec<f64> {
-    let mut trainer = Trainer::new(&MODEL, config).unwrap();
+    let mut trainer = Trainer::new(&MODEL, None, config).unwrap();
     let (batch, _) = pack(&examples(4, 1), 10_000, 0, 0).remove(0);
-    (1..=steps).map(|step| trainer.step(&[&batch], 1e-3, step).unwrap().loss).collect()
+    (1..=steps).map(|step| trainer.step(&[StepBatch::Dialogues(&batch)], 1e-3, step).unwrap().loss).collect()
 }
 
 #[test]
@@ -208,9 +210,9 @@ fn noise_and_dropout_disturb_training_and_repeat() {
     let losses = |neftune_alpha, dropout| {
         let lora = LoraConfig { dropout, ..config().lora };
         let config = TrainConfig { neftune_alpha, lora, ..config() };
-        let mut trainer = Trainer::new(&MODEL, &config).unwrap();
+        let mut trainer = Trainer::new(&MODEL, None, &config).unwrap();
         let (batch, _) = pack(&examples(4, 1), 10_000, 0, 0).remove(0);
-        (1..=4).map(|step| trainer.step(&[&batch], 1e-2, step).unwrap().loss).collect::<Vec<_>>()
+        (1..=4).map(|step| trainer.step(&[StepBatch::Dialogues(&batch)], 1e-2, step).unwrap().loss).collect::<Vec<_>>()
     };
     let plain = losses(0.0, 0.0);
     assert_ne!(losses(5.0, 0.0)[0], plain[0], "noise is there from the first step");
@@ -230,7 +232,13 @@ fn nonsense_settings_are_named() {
     let error = run(folder.path(), &TrainConfig { lora, ..config() }, None).unwrap_err();
     assert!(error.to_string().contains("`lora.dropout`"), "{error}");
     let stop = AtomicBool::new(false);
-    let error = train(&MODEL, &[], &[], &config(), folder.path(), &stop, &|_| ()).unwrap_err();
+    let error = train(
+        Job { model: &MODEL, start: None, task: Task::Dialogues { train: &[], held_out: &[] }, config: &config() },
+        folder.path(),
+        &stop,
+        &|_| (),
+    )
+    .unwrap_err();
     assert!(matches!(error, TrainError::NothingToTrain { .. }));
 }
 
@@ -245,17 +253,21 @@ fn dialogue(id: &str, character_id: &str, answer: &str) -> Dialogue {
     }
 }
 
+fn options(system: &SystemPrompt, max_tokens: usize) -> ExampleOptions<'_> {
+    ExampleOptions { system, max_tokens, profile_dropout: ProfileDropout::default(), seed: 0 }
+}
+
 #[test]
 fn examples_train_answers_only_and_name_what_is_left_out() {
     let character = Character::from_name("Ada Holm", "", "");
+    let system = SystemPrompt::default();
     let dialogues = [
         dialogue("good", &character.character_id, "Nobody."),
         dialogue("long", &character.character_id, &"word ".repeat(400)),
         dialogue("orphan", "character-unknown", "Hm."),
         Dialogue { messages: vec![Message::user("Hello?")], ..dialogue("silent", "", "") },
     ];
-    let built =
-        build_examples(&MODEL, &dialogues, std::slice::from_ref(&character), &SystemPrompt::default(), 300).unwrap();
+    let built = build_examples(&MODEL, &dialogues, std::slice::from_ref(&character), options(&system, 300)).unwrap();
     assert_eq!(built.examples.len(), 1);
     // The limit asked for is 300, but the small model's context ends at 128.
     let left_out: Vec<(&str, bool)> = [("long", "128"), ("orphan", "character-unknown"), ("silent", "assistant")]
@@ -271,4 +283,137 @@ fn examples_train_answers_only_and_name_what_is_left_out() {
     let trained: Vec<&str> =
         shown.lines().filter(|line| line.contains(" yes ")).filter_map(|line| line.split_whitespace().last()).collect();
     assert_eq!(trained, ["\"Nobody\"", "\".\"", "<|im_end|>"], "{shown}");
+}
+
+#[test]
+fn a_dropped_part_of_the_profile_is_the_share_that_was_asked_for() {
+    let mut character = Character::from_name("Ada Holm", "", "");
+    character.persona = "A lighthouse keeper who hates the sea".into();
+    let system = SystemPrompt::default();
+    let dialogues: Vec<Dialogue> =
+        (0..400).map(|index| dialogue(&index.to_string(), &character.character_id, "Nobody.")).collect();
+    let cast = std::slice::from_ref(&character);
+    let texts = |profile_dropout| {
+        let options = ExampleOptions { profile_dropout, ..options(&system, 300) };
+        let built = build_examples(&MODEL, &dialogues, cast, options).unwrap();
+        assert!(built.skipped.is_empty(), "{:?}", built.skipped[0]);
+        built.examples.iter().map(|example| MODEL.tokenizer.decode(&example.tokens)).collect::<Vec<String>>()
+    };
+    let count = |texts: &[String], persona: bool, name: bool| {
+        texts.iter().filter(|text| text.contains("hates the sea") == persona && text.contains("Ada") == name).count()
+    };
+    assert_eq!(count(&texts(ProfileDropout::default()), true, true), 400);
+    let dropout = ProfileDropout { persona_only: 0.3, profile_only: 0.2 };
+    let dropped = texts(dropout);
+    assert_eq!(dropped, texts(dropout));
+    let [persona, profile, both] = [(true, false), (false, true), (true, true)].map(|(p, n)| count(&dropped, p, n));
+    assert_eq!(persona + profile + both, 400);
+    assert!((90..=150).contains(&persona) && (50..=110).contains(&profile), "{persona}, {profile}");
+    // Who has no persona cannot be known by it alone.
+    let bare = Character::from_name("Ada Holm", "", "");
+    let options = ExampleOptions {
+        profile_dropout: ProfileDropout { persona_only: 1.0, profile_only: 0.0 },
+        ..options(&system, 300)
+    };
+    let built = build_examples(&MODEL, &dialogues[..1], std::slice::from_ref(&bare), options).unwrap();
+    assert!(MODEL.tokenizer.decode(&built.examples[0].tokens).contains("Ada Holm"));
+}
+
+/// Pairs whose chosen sequence follows the rule of [`examples`], and whose rejected one does not.
+fn pairs(count: usize, seed: u64) -> Vec<PreferenceExample> {
+    examples(count, seed)
+        .into_iter()
+        .map(|chosen| {
+            let mut random = KeyedRandom::new(seed, &["rejected", &chosen.id]);
+            let mut rejected = chosen.clone();
+            rejected.tokens.iter_mut().skip(3).for_each(|token| *token = random.below(64) as u32);
+            PreferenceExample { id: chosen.id.clone(), chosen, rejected }
+        })
+        .collect()
+}
+
+fn prefer(folder: &Path, start: Option<&LoraAdapter>, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
+    let stop = AtomicBool::new(stop_at == Some(0));
+    let progress = |progress: TrainProgress<'_>| {
+        if matches!(progress, TrainProgress::Step { metrics, .. } if Some(metrics.step) == stop_at) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    let task = Task::Preferences { train: &pairs(30, 1), held_out: &pairs(8, 2) };
+    train(Job { model: &MODEL, start, task, config: &config() }, folder, &stop, &progress)
+}
+
+#[test]
+fn preferences_are_learned_from_the_adapter_that_is_their_reference() {
+    let first = tempfile::tempdir().unwrap();
+    done(run(first.path(), &TrainConfig { epochs: 1, ..config() }, None).unwrap());
+    let start = LoraAdapter::load(&first.path().join("adapter"), MODEL.decoder.config()).unwrap();
+    let second = tempfile::tempdir().unwrap();
+    let trained = done(prefer(second.path(), Some(&start), None).unwrap());
+    // A model that is its own reference prefers nothing.
+    assert!((trained.held_out_before.unwrap() - 2.0_f64.ln()).abs() < 1e-9, "{trained:?}");
+    assert!(trained.held_out_after.unwrap() < 0.5, "{trained:?}");
+    let metrics = metrics(second.path());
+    assert_eq!(metrics[0].preferred, Some(0.0));
+    assert!(metrics[metrics.len() - 1].preferred.unwrap() > 0.8, "{:?}", metrics[metrics.len() - 1]);
+    assert_ne!(adapter(first.path()), adapter(second.path()));
+    // From the base model it is another run.
+    assert!(matches!(prefer(second.path(), None, Some(1)), Err(TrainError::OtherRun { .. })));
+}
+
+#[test]
+fn preference_training_resumes_bit_for_bit_with_the_reference_of_its_start() {
+    let whole = tempfile::tempdir().unwrap();
+    done(prefer(whole.path(), None, None).unwrap());
+    let broken = tempfile::tempdir().unwrap();
+    assert_eq!(prefer(broken.path(), None, Some(0)).unwrap(), Outcome::Interrupted { step: 0 });
+    assert_eq!(prefer(broken.path(), None, Some(5)).unwrap(), Outcome::Interrupted { step: 5 });
+    // A kill while the reference was written: its last line is torn and is computed again, not by the model of step 5.
+    let path = broken.path().join("reference.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, &text[..text.len() - 9]).unwrap();
+    done(prefer(broken.path(), None, None).unwrap());
+    let sorted = |folder: &Path| {
+        let text = fs::read_to_string(folder.join("reference.jsonl")).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(sorted(broken.path()), sorted(whole.path()));
+    assert_eq!(sorted(whole.path()).len(), 1 + 30 + 8);
+    assert_eq!(adapter(broken.path()), adapter(whole.path()));
+    assert_eq!(metrics(broken.path()), metrics(whole.path()));
+}
+
+#[test]
+fn pairs_train_what_differs_and_name_what_is_left_out() {
+    let character = Character::from_name("Ada Holm", "", "");
+    let pair = |id: &str, chosen: &str, rejected: &str| PreferencePair {
+        pair_id: id.into(),
+        character_id: character.character_id.clone(),
+        prompt: vec![Message::user("Who are you?")],
+        chosen: vec![Message::assistant(chosen)],
+        rejected: vec![Message::assistant(rejected)],
+        rejected_character_id: None,
+    };
+    let rows = [
+        pair("good", "I am Ada.", "I am Bo."),
+        pair("same", "I am Ada.", "I am Ada."),
+        pair("long", "Ada.", &"word ".repeat(400)),
+    ];
+    let system = SystemPrompt::default();
+    let built = build_preferences(&MODEL, &rows, std::slice::from_ref(&character), options(&system, 300)).unwrap();
+    assert_eq!(built.examples.len(), 1);
+    let reasons: Vec<(&str, bool)> = [("same", "are the same"), ("long", "rejected answer")]
+        .iter()
+        .zip(&built.skipped)
+        .map(|((id, word), skipped)| (*id, skipped.id == *id && skipped.reason.contains(word)))
+        .collect();
+    assert_eq!(reasons, [("same", true), ("long", true)], "{:?}", built.skipped);
+    let trained = |example: &Example| {
+        let marked = example.tokens.iter().zip(&example.trained).filter(|(_, trained)| **trained);
+        MODEL.tokenizer.decode(&marked.map(|(token, _)| *token).collect::<Vec<u32>>())
+    };
+    assert!(trained(&built.examples[0].chosen).starts_with(" Ada."), "{}", trained(&built.examples[0].chosen));
+    assert!(trained(&built.examples[0].rejected).starts_with(" Bo."), "{}", trained(&built.examples[0].rejected));
 }

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 use opencharacter_core::{KeyedRandom, Sampling};
 use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_nn::{LoraConfig, PackedBatch};
-use opencharacter_train::{Method, TrainConfig, Trainer};
+use opencharacter_train::{MemoryEstimate, Method, StepBatch, TrainConfig, Trainer};
 use serde::Serialize;
 
 use crate::{
@@ -36,6 +36,8 @@ struct TrainReport {
     tokens_per_second: f64,
     /// The most memory that was resident during the steps.
     peak_resident_bytes: Option<u64>,
+    /// What [`MemoryEstimate`] foresaw.
+    expected_resident_bytes: usize,
     /// Floating-point operations of a step's products with weights, as 4N or 6N per token and twice the adapter's.
     step_flops: f64,
     loss: f64,
@@ -50,7 +52,8 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         recompute: arguments.recompute,
         ..TrainConfig::default()
     };
-    let mut trainer = Trainer::new(&model, &config)?;
+    let mut trainer = Trainer::new(&model, None, &config)?;
+    let expected = MemoryEstimate::new(&model.decoder, &config, &config.lora, arguments.sequences * arguments.tokens);
     drop(model);
     reset_peak();
     let vocabulary = trainer.decoder().config().vocab_size;
@@ -64,7 +67,7 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         }
         interrupt.check()?;
         let started = Instant::now();
-        loss = trainer.step(&[&batch], config.learning_rate, step + 1)?.loss;
+        loss = trainer.step(&[StepBatch::Dialogues(&batch)], config.learning_rate, step + 1)?.loss;
         // The first one allocates.
         if step > 0 {
             seconds.push(started.elapsed().as_secs_f64());
@@ -80,6 +83,7 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         median_step_seconds: median,
         tokens_per_second: tokens_per_step as f64 / median,
         peak_resident_bytes: peak_resident_bytes(),
+        expected_resident_bytes: expected.total(),
         step_flops: step_flops(&trainer, config.method) * tokens_per_step as f64,
         step_seconds: seconds,
         loss,

@@ -28,7 +28,9 @@ pub enum Command {
     Characters(CharactersArguments),
     /// Turn characters and instructions into dialogues
     Dialogues(DialoguesArguments),
-    /// Fine-tune an adapter, or every weight, on dialogues
+    /// Turn dialogues into preference pairs: one question, answered by the right and by a wrong character
+    Pairs(PairsArguments),
+    /// Fine-tune an adapter, or every weight, on dialogues or on preference pairs
     Train(TrainArguments),
     /// Print how likely each dialogue's answers are: id, tokens, nll (mean over the assistant's tokens, natural log)
     Score(ScoreArguments),
@@ -167,21 +169,42 @@ pub struct DialoguesArguments {
     pub synthesis: SynthesisArguments,
 }
 
+/// `pairs`
+#[derive(Debug, Args)]
+pub struct PairsArguments {
+    /// Dialogues, as `dialogues` writes them
+    #[arg(long)]
+    pub dialogues: PathBuf,
+    /// The pairs, as JSON Lines with `prompt`, `chosen` and `rejected`
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Decides whose answer is the wrong one
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
 /// `train`
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("data").required(true).args(["dialogues", "pairs"]))]
 pub struct TrainArguments {
     /// Dialogues: native, RoleBench, OpenAI messages or ShareGPT
     #[arg(long)]
-    pub dialogues: PathBuf,
-    /// The characters of native dialogues
+    pub dialogues: Option<PathBuf>,
+    /// Preference pairs in place of dialogues (DPO): `prompt`, `chosen`, `rejected`, as `pairs` writes them
+    #[arg(long)]
+    pub pairs: Option<PathBuf>,
+    /// The characters of native dialogues and pairs
     #[arg(long)]
     pub characters: Option<PathBuf>,
-    /// Dialogues whose loss is measured and never trained
+    /// Dialogues (or pairs) whose loss is measured and never trained
     #[arg(long)]
     pub held_out: Option<PathBuf>,
     /// The model to adapt
     #[arg(long, default_value = DEFAULT_MODEL)]
     pub model: String,
+    /// An adapter to go on from, which keeps its rank, alpha and layers; for pairs it is the reference too
+    #[arg(long, conflicts_with_all = ["rank", "alpha", "rank_stabilised", "targets"])]
+    pub adapter: Option<PathBuf>,
     /// Where `adapter/` (or `model/`), `checkpoints/`, `metrics.jsonl` and `training.json` go; run again to resume
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -227,6 +250,15 @@ pub struct TrainArguments {
     /// Noise on the embeddings while training (Jain et al., 2023); 5 is usual, 0 adds none
     #[arg(long, default_value_t = 0.0)]
     pub neftune_alpha: f32,
+    /// Share of dialogues trained with the persona alone, without the profile
+    #[arg(long, default_value_t = 0.0)]
+    pub persona_only: f64,
+    /// Share of dialogues trained with the profile alone, without the persona
+    #[arg(long, default_value_t = 0.0)]
+    pub profile_only: f64,
+    /// How closely preference training stays at its reference: DPO's beta; small moves far
+    #[arg(long, default_value_t = 0.1)]
+    pub beta: f64,
     /// Decoupled weight decay
     #[arg(long, default_value_t = 0.0)]
     pub weight_decay: f64,

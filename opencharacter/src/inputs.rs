@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use opencharacter_core::{Character, Dialogue, Instruction, Persona, hold_out};
+use opencharacter_core::{Character, Dialogue, Instruction, Persona, PreferencePair, hold_out};
 use opencharacter_synth::{OnError, SkippedRow};
 
 fn report_skipped(path: &Path, skipped: &[SkippedRow]) {
@@ -42,6 +42,13 @@ pub fn characters(path: &Path, on_error: OnError) -> Result<Vec<Character>> {
     let read = opencharacter_synth::read_characters(path, on_error)?;
     report_skipped(path, &read.skipped);
     Ok(read.rows)
+}
+
+/// Preference pairs of a file.
+pub fn pairs(path: &Path, on_error: OnError, count: Option<usize>, seed: u64) -> Result<Vec<PreferencePair>> {
+    let read = opencharacter_synth::read_pairs(path, on_error)?;
+    report_skipped(path, &read.skipped);
+    Ok(limit(read.rows, |row| &row.pair_id, count, seed, "limit pairs"))
 }
 
 /// Dialogues of a file with their characters: those of `characters`, and those that an import makes of names.

@@ -12,6 +12,7 @@ mod interrupt;
 mod model_source;
 mod models;
 mod output;
+mod pairing;
 mod progress;
 mod recipe;
 mod run;
@@ -63,6 +64,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments, &interrupt).await,
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
+        Command::Pairs(arguments) => pairing::command(&arguments),
         Command::Train(arguments) => training::command(&arguments, &interrupt),
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,

@@ -23,7 +23,7 @@ use opencharacter_synth::{
     DIALOGUES, DialogueOptions, Ledger, LedgeredModel, PROFILES, ProfileOptions, Synthesis, Templates,
     write_jsonl_atomic,
 };
-use opencharacter_train::{StepMetrics, TrainConfig, Trained};
+use opencharacter_train::{Job, StepMetrics, Task, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -250,10 +250,12 @@ impl Run {
     fn train(&mut self, model: &Model, made: &Synthesised, interrupt: &Interrupt) -> Result<Trained> {
         let config = TrainConfig { seed: self.recipe.seed, ..self.recipe.train.clone() };
         let system = &self.templates.system;
-        let examples = training::examples(model, &made.dialogues, &made.characters, system, &config)?;
-        let held_out = training::examples(model, &made.references, &made.characters, system, &config)?;
+        let examples = training::examples(model, &made.dialogues, &made.characters, system, &config, true)?;
+        let held_out = training::examples(model, &made.references, &made.characters, system, &config, false)?;
         let started = Instant::now();
-        let trained = training::train(model, &examples, &held_out, &config, self.folder.path(), interrupt);
+        let task = Task::Dialogues { train: &examples, held_out: &held_out };
+        let job = Job { model, start: None, task, config: &config };
+        let trained = training::train(job, self.folder.path(), interrupt);
         self.clock.add("training", started);
         trained
     }

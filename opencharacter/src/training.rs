@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use opencharacter_core::{Character, Dialogue, SystemPrompt};
-use opencharacter_nn::{LinearName, LoraConfig, Model};
+use opencharacter_nn::{LinearName, LoraAdapter, LoraConfig, Model};
 use opencharacter_train::{
-    Example, Method, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
+    Example, ExampleOptions, Examples, Job, MemoryEstimate, Method, Outcome, Piece, PreferenceExample, ProfileDropout,
+    Task, TrainConfig, TrainError, TrainProgress, Trained, build_examples, build_preferences, pack, show_masks,
 };
 
 use crate::{
@@ -22,42 +23,36 @@ use crate::{
 
 /// `opencharacter train`
 pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> {
-    let config = config(arguments);
-    let system = templates(arguments.templates.as_deref())?.system;
-    let (dialogues, characters) = inputs::dialogues(
-        &arguments.dialogues,
-        arguments.characters.as_deref(),
-        arguments.on_error.into(),
-        arguments.limit,
-        arguments.seed,
-    )?;
+    let mut config = config(arguments);
     let model = models::load(&arguments.model)?;
-    let train_examples = examples(&model, &dialogues, &characters, &system, &config)?;
-    if let Some(count) = arguments.show_masks {
-        for (batch, _) in pack(&train_examples, config.pack_tokens, config.seed, 0).into_iter().take(count) {
-            output::line(&show_masks(&batch, &model.tokenizer))?;
-        }
-        return Ok(());
+    let start = match &arguments.adapter {
+        Some(folder) => Some(LoraAdapter::load(folder, model.decoder.config())?),
+        None => None,
+    };
+    if let Some(start) = &start {
+        config.lora = LoraConfig { dropout: config.lora.dropout, ..start.config().clone() };
     }
+    let system = templates(arguments.templates.as_deref())?.system;
+    let rows = Rows { arguments, model: &model, config: &config, system: &system };
+    let (trained, held_out) = (rows.read(Part::Trained)?, rows.read(Part::HeldOut)?);
+    if let Some(count) = arguments.show_masks {
+        return match &trained {
+            Set::Dialogues(examples) => show(examples, &config, count, &model),
+            Set::Pairs(examples) => show(examples, &config, count, &model),
+        };
+    }
+    let task = match (&trained, &held_out) {
+        (Set::Dialogues(train), Set::Dialogues(held_out)) => Task::Dialogues { train, held_out },
+        (Set::Pairs(train), Set::Pairs(held_out)) => Task::Preferences { train, held_out },
+        // Both were read by the same arguments.
+        _ => bail!("held-out rows must be of the trained rows' kind"),
+    };
     let Some(out) = &arguments.out else {
         return Err(Usage("`train` needs `--out DIR` (or `--show-masks N`)".into()).into());
     };
-    let held_out = match &arguments.held_out {
-        None => Vec::new(),
-        Some(path) => {
-            let (dialogues, mut held_out_characters) = inputs::dialogues(
-                path,
-                arguments.characters.as_deref(),
-                arguments.on_error.into(),
-                arguments.held_out_limit,
-                arguments.seed,
-            )?;
-            held_out_characters.extend(characters);
-            examples(&model, &dialogues, &held_out_characters, &system, &config)?
-        }
-    };
     let _folder = RunFolder::open(out)?;
-    let trained = train(&model, &train_examples, &held_out, &config, out, interrupt)?;
+    let job = Job { model: &model, start: start.as_ref(), task, config: &config };
+    let trained = train(job, out, interrupt)?;
     if arguments.json {
         return output::json(&trained);
     }
@@ -79,6 +74,57 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
     ))
 }
 
+/// Which rows of a run.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Trained,
+    HeldOut,
+}
+
+/// Rows in tokens.
+enum Set {
+    Dialogues(Vec<Example>),
+    Pairs(Vec<PreferenceExample>),
+}
+
+/// Reads the rows that `train` is given.
+struct Rows<'a> {
+    arguments: &'a TrainArguments,
+    model: &'a Model,
+    config: &'a TrainConfig,
+    system: &'a SystemPrompt,
+}
+
+impl Rows<'_> {
+    fn read(&self, part: Part) -> Result<Set> {
+        let arguments = self.arguments;
+        let limit = if part == Part::Trained { arguments.limit } else { arguments.held_out_limit };
+        let (on_error, seed) = (arguments.on_error.into(), arguments.seed);
+        let options = options(self.config, self.system, part == Part::Trained);
+        if let Some(pairs) = &arguments.pairs {
+            let path = if part == Part::Trained { Some(pairs) } else { arguments.held_out.as_ref() };
+            let Some(path) = path else { return Ok(Set::Pairs(Vec::new())) };
+            let characters = match &arguments.characters {
+                Some(path) => inputs::characters(path, on_error)?,
+                None => Vec::new(),
+            };
+            let rows = inputs::pairs(path, on_error, limit, seed)?;
+            return Ok(Set::Pairs(said(build_preferences(self.model, &rows, &characters, options)?, "pair")?));
+        }
+        let path = if part == Part::Trained { &arguments.dialogues } else { &arguments.held_out };
+        let Some(path) = path else { return Ok(Set::Dialogues(Vec::new())) };
+        let (rows, characters) = inputs::dialogues(path, arguments.characters.as_deref(), on_error, limit, seed)?;
+        Ok(Set::Dialogues(said(build_examples(self.model, &rows, &characters, options)?, "dialogue")?))
+    }
+}
+
+fn show<P: Piece>(pieces: &[P], config: &TrainConfig, count: usize, model: &Model) -> Result<()> {
+    for (batch, _) in pack(pieces, config.pack_tokens, config.seed, 0).into_iter().take(count) {
+        output::line(&show_masks(&batch, &model.tokenizer))?;
+    }
+    Ok(())
+}
+
 fn config(arguments: &TrainArguments) -> TrainConfig {
     TrainConfig {
         epochs: arguments.epochs,
@@ -95,6 +141,8 @@ fn config(arguments: &TrainArguments) -> TrainConfig {
             targets: if arguments.targets.is_empty() { LinearName::ALL.to_vec() } else { arguments.targets.clone() },
         },
         neftune_alpha: arguments.neftune_alpha,
+        profile_dropout: ProfileDropout { persona_only: arguments.persona_only, profile_only: arguments.profile_only },
+        preference_beta: arguments.beta,
         weight_decay: arguments.weight_decay,
         seed: arguments.seed,
         max_example_tokens: arguments.max_example_tokens,
@@ -105,21 +153,32 @@ fn config(arguments: &TrainArguments) -> TrainConfig {
     }
 }
 
-/// Dialogues as examples; what is left out is said aloud, and leaving out everything is an error.
+/// How rows become examples; what is measured sees its character whole.
+fn options<'a>(config: &TrainConfig, system: &'a SystemPrompt, trained: bool) -> ExampleOptions<'a> {
+    let profile_dropout = if trained { config.profile_dropout } else { ProfileDropout::default() };
+    ExampleOptions { system, max_tokens: config.max_example_tokens, profile_dropout, seed: config.seed }
+}
+
+/// Dialogues as examples, to be trained or to be measured.
 pub fn examples(
     model: &Model,
     dialogues: &[Dialogue],
     characters: &[Character],
     system: &SystemPrompt,
     config: &TrainConfig,
+    trained: bool,
 ) -> Result<Vec<Example>> {
+    said(build_examples(model, dialogues, characters, options(config, system, trained))?, "dialogue")
+}
+
+/// What is left out is said aloud, and leaving out everything is an error.
+fn said<T>(built: Examples<T>, kind: &str) -> Result<Vec<T>> {
     const SHOWN: usize = 3;
-    let built = build_examples(model, dialogues, characters, system, config.max_example_tokens)?;
     for skipped in built.skipped.iter().take(SHOWN) {
-        eprintln!("dialogue `{}` left out: {}", skipped.id, skipped.reason);
+        eprintln!("{kind} `{}` left out: {}", skipped.id, skipped.reason);
     }
     if built.skipped.len() > SHOWN {
-        eprintln!("{} more dialogues left out", built.skipped.len() - SHOWN);
+        eprintln!("{} more {kind}s left out", built.skipped.len() - SHOWN);
     }
     if built.examples.is_empty() {
         let reason = built.skipped.first().map_or_else(|| "there are none".into(), |skipped| skipped.reason.clone());
@@ -129,27 +188,18 @@ pub fn examples(
 }
 
 /// Training with a progress bar.
-pub fn train(
-    model: &Model,
-    examples: &[Example],
-    held_out: &[Example],
-    config: &TrainConfig,
-    out: &Path,
-    interrupt: &Interrupt,
-) -> Result<Trained> {
-    let tokens: usize = examples.iter().map(|example| example.tokens.len()).sum();
-    let trained: usize = examples.iter().map(Example::trained_tokens).sum();
-    eprintln!("training on {} dialogues, {tokens} tokens of which {trained} are trained", examples.len());
+pub fn train(job: Job<'_>, out: &Path, interrupt: &Interrupt) -> Result<Trained> {
+    announce(&job);
     let stage = Stage::new("training", "steps");
-    let progress = |progress: TrainProgress<'_>| {
-        let metrics = progress.metrics;
-        let held_out = metrics.held_out_loss.map_or(String::new(), |loss| format!(", held out {loss:.3}"));
-        stage.set(metrics.step, progress.total_steps, format!("loss {:.3}{held_out}", metrics.loss));
+    let progress = |progress: TrainProgress<'_>| match progress {
+        TrainProgress::Reference { done, total } => stage.set(done, total, "reference, pairs"),
+        TrainProgress::Step { total, metrics } => {
+            let held_out = metrics.held_out_loss.map_or(String::new(), |loss| format!(", held out {loss:.3}"));
+            stage.set(metrics.step, total, format!("loss {:.3}{held_out}", metrics.loss));
+        }
     };
     // The runtime's other thread goes on listening for Ctrl-C.
-    let outcome = tokio::task::block_in_place(|| {
-        opencharacter_train::train(model, examples, held_out, config, out, interrupt.flag(), &progress)
-    })?;
+    let outcome = tokio::task::block_in_place(|| opencharacter_train::train(job, out, interrupt.flag(), &progress))?;
     match outcome {
         Outcome::Interrupted { step } => {
             eprintln!("stopped after step {step}; a checkpoint is written");
@@ -162,4 +212,54 @@ pub fn train(
             Ok(trained)
         }
     }
+}
+
+/// Says what is about to be trained, and what memory it will take.
+fn announce(job: &Job<'_>) {
+    let (kind, count, tokens, trained) = match job.task {
+        Task::Dialogues { train, .. } => {
+            ("dialogues", train.len(), sum(train, Piece::length), sum(train, Example::trained_tokens))
+        }
+        Task::Preferences { train, .. } => {
+            let trained = |pair: &PreferenceExample| pair.chosen.trained_tokens() + pair.rejected.trained_tokens();
+            ("pairs", train.len(), sum(train, Piece::length), sum(train, trained))
+        }
+    };
+    eprintln!("training on {count} {kind}, {tokens} tokens of which {trained} are trained");
+    let longest = match job.task {
+        Task::Dialogues { train, .. } => train.iter().map(Piece::length).max(),
+        Task::Preferences { train, .. } => train.iter().map(Piece::length).max(),
+    };
+    let batch = tokens.min(job.config.pack_tokens.max(longest.unwrap_or(0)));
+    let lora = job.start.map_or(&job.config.lora, LoraAdapter::config);
+    let estimate = MemoryEstimate::new(&job.model.decoder, job.config, lora, batch);
+    let gibibytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+    let available = available_bytes();
+    eprintln!(
+        "expected memory: {:.1} GiB (weights {:.1}, trained {:.1}, activations {:.1}, head {:.1}){}",
+        gibibytes(estimate.total()),
+        gibibytes(estimate.weights),
+        gibibytes(estimate.trained),
+        gibibytes(estimate.activations),
+        gibibytes(estimate.head),
+        available.map_or_else(String::new, |bytes| format!("; {:.1} GiB are available", gibibytes(bytes)))
+    );
+    if available.is_some_and(|available| estimate.total() > available) {
+        eprintln!(
+            "warning: that is more than there is; the system may end this run in the middle. \
+             Use `--recompute`, a smaller `--pack-tokens` (now {}) or a smaller model",
+            job.config.pack_tokens
+        );
+    }
+}
+
+fn sum<T>(items: &[T], of: impl Fn(&T) -> usize) -> usize {
+    items.iter().map(of).sum()
+}
+
+/// Memory that the system can give without swapping; nothing where it does not say (other systems than Linux).
+fn available_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<usize>().ok().map(|kibibytes| kibibytes * 1024)
 }

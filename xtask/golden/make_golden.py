@@ -5,7 +5,8 @@ Usage: make_golden.py EMBEDDED_GGUF OUTPUT_FOLDER
 small_NAME/         a random model as transformers saves it, a random LoRA adapter as peft saves it, and golden.safetensors:
                     logits, loss and every LoRA gradient of two sequences. All but small_llama also have
                     weight_gradients.safetensors, every weight's gradient in full fine-tuning, and model.gguf, the same
-                    model as llama.cpp's converter writes it.
+                    model as llama.cpp's converter writes it. small_llama has preference.safetensors: DPO's loss and
+                    LoRA gradients over two pairs.
 rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
 k_quants.gguf       random Q4_K and Q6_K blocks, and k_quants.safetensors with what they stand for.
 tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.txt; tokenizer.json of
@@ -28,7 +29,7 @@ import urllib.request
 import gguf as gguf_py
 import numpy
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
@@ -126,6 +127,33 @@ def small_llama():
     ))
     model.save_pretrained(folder)
     adapter_golden(random_adapter(model, 4, folder), [23, 9], folder)
+
+
+def preference():
+    """DPO's loss over two pairs, and its gradients, by autograd."""
+    torch.manual_seed(20231207)
+    folder = out / "small_llama"
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True)
+    beta, fixture, ratios = 0.3, {}, []
+    for pair in range(2):
+        prompt, log_probs = torch.randint(0, 64, (5,)), []
+        for index, length in enumerate([6 + pair, 9 - pair]):
+            tokens = torch.cat([prompt, torch.randint(0, 64, (length,))])
+            trained = torch.arange(len(tokens)) >= len(prompt)
+            log_probs.append(-trained_loss(tuned(tokens[None]).logits[0], tokens, trained))
+            fixture[f"tokens_{2 * pair + index}"] = tokens.to(torch.int64)
+            fixture[f"trained_{2 * pair + index}"] = trained.to(torch.int64)
+        ratios.append(log_probs[0] - log_probs[1])
+    # Near the model's own, or the sigmoid would be flat.
+    reference = torch.stack(ratios).detach() + torch.tensor([1.5, -2.0])
+    loss = -torch.nn.functional.logsigmoid(beta * (torch.stack(ratios) - reference)).sum()
+    loss.backward()
+    fixture |= {"beta": torch.tensor([beta]), "reference": reference, "loss": loss.reshape(1)}
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            fixture["gradient." + name.replace(".default", "")] = parameter.grad
+    save(fixture, folder / "preference.safetensors")
 
 
 def family(name, config):
@@ -447,6 +475,7 @@ def embedded():
 
 if __name__ == "__main__":
     small_llama()
+    preference()
     for name, config in FAMILIES.items():
         family(name, config)
     rope_scaling()

@@ -21,7 +21,7 @@ mod trainer;
 pub use config::{Method, TrainConfig};
 pub use error::TrainError;
 pub use example::{Example, Examples, SkippedExample, build_examples};
-pub use masks::show_masks;
+pub use masks::{Masks, show_masks};
 pub use packing::{Pack, pack};
 pub use schedule::Schedule;
 pub use session::{Outcome, StepMetrics, TrainProgress, Trained, train};

@@ -6,7 +6,7 @@ use anyhow::Result;
 use opencharacter_core::{Character, Dialogue, SystemPrompt};
 use opencharacter_nn::{LinearName, LoraConfig, Model};
 use opencharacter_train::{
-    Example, Method, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
+    Example, Masks, Method, Outcome, TrainConfig, TrainError, TrainProgress, Trained, build_examples, pack, show_masks,
 };
 
 use crate::{
@@ -35,7 +35,11 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
     let train_examples = examples(&model, &dialogues, &characters, &system, &config)?;
     if let Some(count) = arguments.show_masks {
         for (batch, _) in pack(&train_examples, config.pack_tokens, config.seed, 0).into_iter().take(count) {
-            output::line(&show_masks(&batch, &model.tokenizer))?;
+            if arguments.json {
+                output::json(&Masks::from(&batch))?;
+            } else {
+                output::line(&show_masks(&batch, &model.tokenizer))?;
+            }
         }
         return Ok(());
     }

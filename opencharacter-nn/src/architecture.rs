@@ -56,13 +56,31 @@ impl Architecture {
         Self::from_model_type(name).filter(|architecture| *architecture != Self::Mistral)
     }
 
-    /// The family's name, which in GGUF begins its metadata keys.
+    /// The family's name, its `model_type` in `config.json`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
+        }
+    }
+
+    /// What GGUF calls the family, and begins its metadata keys with.
+    pub(crate) fn gguf_name(self) -> &'static str {
+        match self {
+            Self::Mistral => Self::Llama.name(),
+            family => family.name(),
+        }
+    }
+
+    /// The class with which transformers loads the family.
+    pub(crate) fn transformers_class(self) -> &'static str {
+        match self {
+            Self::Llama => "LlamaForCausalLM",
+            Self::Mistral => "MistralForCausalLM",
+            Self::Qwen2 => "Qwen2ForCausalLM",
+            Self::Qwen3 => "Qwen3ForCausalLM",
         }
     }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The tensor with which llama.cpp's converter writes Llama 3's rotary scaling.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// An opened GGUF file.
 #[derive(Debug)]
@@ -92,7 +92,8 @@ impl GgufFile {
         values.iter().map(|value| value.to_f32().ok()).collect()
     }
 
-    fn architecture(&self) -> Result<Architecture, NnError> {
+    /// The model's family.
+    pub(crate) fn architecture(&self) -> Result<Architecture, NnError> {
         let name = self.string("general.architecture").unwrap_or("(none)");
         Architecture::from_gguf(name).ok_or_else(|| NnError::UnknownArchitecture {
             path: self.path.clone(),
@@ -104,7 +105,7 @@ impl GgufFile {
     /// The decoder's shape.
     pub fn config(&self) -> Result<DecoderConfig, NnError> {
         let architecture = self.architecture()?;
-        let key = |name: &str| format!("{}.{name}", architecture.name());
+        let key = |name: &str| format!("{}.{name}", architecture.gguf_name());
         let integer = |name: &str| {
             let key = key(name);
             self.integer(&key).ok_or_else(|| self.malformed(format!("metadata `{key}` is missing or no number")))
@@ -147,7 +148,7 @@ impl GgufFile {
     /// What the rotary embedding's frequencies are divided by. Linear scaling is metadata; Llama 3's is a tensor, made
     /// by llama.cpp's converter.
     fn rope_factors(&self, architecture: Architecture, head_dim: usize) -> Result<Vec<f32>, NnError> {
-        let key = |name: &str| format!("{}.rope.{name}", architecture.name());
+        let key = |name: &str| format!("{}.rope.{name}", architecture.gguf_name());
         let factor = self.float(&key("scaling.factor")).or_else(|| self.float(&key("scale_linear")));
         // As llama.cpp reads it: a factor without a kind is linear, and 0 is no factor.
         let linear = match self.string(&key("scaling.type")).unwrap_or("linear") {

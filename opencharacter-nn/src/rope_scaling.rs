@@ -1,6 +1,9 @@
 use std::f64::consts::TAU;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// How far two computations of the same factors are apart: llama.cpp's converter takes them in 32 bits.
+const FACTOR_ROUNDING: f32 = 1e-5;
 
 /// How the rotary embedding's frequencies are changed for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,6 +43,40 @@ impl RopeScaling {
         }
     }
 
+    /// The scaling behind `factors`, as far as it is one that `config.json` has a name for.
+    ///
+    /// Llama 3's has four numbers behind it, which the factors do not fix: stretching them all alike changes nothing.
+    /// Those of Meta's models decide, which differ in the factor and, at most, in the original context.
+    pub(crate) fn of_factors(factors: &[f32], head_dim: usize, theta: f64) -> Option<Self> {
+        let Some(&first) = factors.first() else { return Some(Self::None) };
+        if factors.iter().all(|&factor| factor == first) {
+            return Some(Self::Linear { factor: shortest(first) });
+        }
+        let factor = shortest(factors.iter().copied().fold(first, f32::max));
+        let llama_3 = |exponent| Self::Llama3 {
+            factor,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_context: 2_f64.powi(exponent),
+        };
+        (5..=20).map(llama_3).find(|scaling| same_factors(&scaling.factors(head_dim, theta), factors))
+    }
+
+    /// As `rope_scaling` of a `config.json`; null where there is none.
+    pub(crate) fn to_json(self) -> Value {
+        match self {
+            Self::None => Value::Null,
+            Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            Self::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => json!({
+                "rope_type": "llama3",
+                "factor": factor,
+                "low_freq_factor": low_frequency_factor,
+                "high_freq_factor": high_frequency_factor,
+                "original_max_position_embeddings": original_context as u64,
+            }),
+        }
+    }
+
     /// What to say of a kind that is not implemented.
     pub(crate) fn unknown(kind: &str) -> String {
         format!(
@@ -71,5 +108,48 @@ impl RopeScaling {
                 })
                 .collect(),
         }
+    }
+}
+
+/// Whether two lists are the same factors, up to how they were computed.
+pub(crate) fn same_factors(left: &[f32], right: &[f32]) -> bool {
+    let same = |(left, right): (&f32, &f32)| (left - right).abs() <= FACTOR_ROUNDING * right.abs();
+    left.len() == right.len() && left.iter().zip(right).all(same)
+}
+
+/// The decimal that a person would write for `value`, which reads back as the same f32.
+pub(crate) fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_lead_back_to_what_made_them() {
+        let llama_3 = |factor, high_frequency_factor, original_context| RopeScaling::Llama3 {
+            factor,
+            low_frequency_factor: 1.0,
+            high_frequency_factor,
+            original_context,
+        };
+        for (scaling, theta) in [
+            (RopeScaling::None, 10_000.0),
+            (RopeScaling::Linear { factor: 2.5 }, 10_000.0),
+            (llama_3(8.0, 4.0, 8192.0), 500_000.0),
+            (llama_3(32.0, 4.0, 8192.0), 500_000.0),
+            (llama_3(8.0, 4.0, 128.0), 10_000.0),
+        ] {
+            let factors = scaling.factors(64, theta);
+            assert_eq!(RopeScaling::of_factors(&factors, 64, theta), Some(scaling));
+            assert_eq!(RopeScaling::from_json(&scaling.to_json()), Ok(scaling));
+            // As they look after a computation in 32 bits.
+            let rounded: Vec<f32> = factors.iter().map(|factor| factor * (1.0 + 1e-6)).collect();
+            let found = RopeScaling::of_factors(&rounded, 64, theta).unwrap().factors(64, theta);
+            assert!(same_factors(&found, &factors), "{scaling:?}: {found:?}");
+        }
+        let unusual = llama_3(8.0, 7.0, 8192.0).factors(64, 500_000.0);
+        assert_eq!(RopeScaling::of_factors(&unusual, 64, 500_000.0), None);
     }
 }

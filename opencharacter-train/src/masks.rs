@@ -1,6 +1,33 @@
 use std::fmt::Write as _;
 
 use opencharacter_nn::{PackedBatch, Tokenizer};
+use serde::Serialize;
+
+/// A packed batch as the trainer sees it, for other programs: to be trained by a peer, or checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Masks<'a> {
+    /// All tokens.
+    pub tokens: &'a [u32],
+    /// For each token, whether predicting it is trained; never true of a sequence's first.
+    pub trained: Vec<bool>,
+    /// Each token's position in its own sequence.
+    pub positions: Vec<u32>,
+    /// Sequence borders: 0, the end of the first sequence, ..., the number of tokens.
+    pub cumulative_lengths: &'a [usize],
+}
+
+impl<'a> From<&'a PackedBatch> for Masks<'a> {
+    fn from(batch: &'a PackedBatch) -> Self {
+        let positions = batch.positions();
+        let trained = batch.trained.iter().zip(&positions).map(|(&trained, &position)| trained && position > 0);
+        Self {
+            tokens: &batch.tokens,
+            trained: trained.collect(),
+            positions,
+            cumulative_lengths: &batch.cumulative_lengths,
+        }
+    }
+}
 
 /// A packed batch token by token: place, segment, position, whether trained, and the token itself. What the trainer
 /// sees, for a person to check.
@@ -22,4 +49,21 @@ pub fn show_masks(batch: &PackedBatch, tokenizer: &Tokenizer) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_what_the_trainer_trains() {
+        let mut batch = PackedBatch::new();
+        batch.push(&[7, 8, 9], &[true, false, true]);
+        batch.push(&[5, 6], &[true, true]);
+        let masks = Masks::from(&batch);
+        assert_eq!(masks.positions, [0, 1, 2, 0, 1]);
+        assert_eq!(masks.cumulative_lengths, [0, 3, 5]);
+        let trained = masks.tokens.iter().zip(&masks.trained).filter(|(_, trained)| **trained);
+        assert_eq!(trained.map(|(&token, _)| token).collect::<Vec<_>>(), batch.trained().1);
+    }
 }

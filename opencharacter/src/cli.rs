@@ -214,7 +214,7 @@ pub struct TrainArguments {
     /// Use this many held-out dialogues, drawn by seed
     #[arg(long)]
     pub held_out_limit: Option<usize>,
-    /// Print this many packed batches token by token, with what is trained, and stop
+    /// Print this many packed batches token by token, with what is trained, and stop; with `--json`, one document each
     #[arg(long, value_name = "N")]
     pub show_masks: Option<usize>,
     /// A folder with a `system.jinja` that replaces the built-in system prompt

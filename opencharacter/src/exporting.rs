@@ -52,6 +52,12 @@ fn merged(arguments: &ExportArguments, target: ExportTarget) -> Result<()> {
         ExportTarget::Safetensors | ExportTarget::Peft => save_model_folder(destination, &export)?,
     };
     eprintln!("{}", passed(report, weight_type));
+    if let (ExportTarget::Gguf | ExportTarget::Ollama, Some(window)) = (target, config.sliding_window) {
+        eprintln!(
+            "note: the file names the model's sliding window of {window} tokens, which llama.cpp does not apply to this \
+             family; its answers are this model's up to {window} tokens of context"
+        );
+    }
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 use opencharacter_core::{Character, Dialogue, SystemPrompt};
 use opencharacter_nn::{LinearName, LoraAdapter, LoraConfig, Model};
 use opencharacter_train::{
-    Example, ExampleOptions, Examples, Job, MemoryEstimate, Method, Outcome, Piece, PreferenceExample, ProfileDropout,
-    Task, TrainConfig, TrainError, TrainProgress, Trained, build_examples, build_preferences, pack, show_masks,
+    Example, ExampleOptions, Examples, Job, Masks, MemoryEstimate, Method, Outcome, Piece, PreferenceExample,
+    ProfileDropout, Task, TrainConfig, TrainError, TrainProgress, Trained, build_examples, build_preferences, pack,
+    show_masks,
 };
 
 use crate::{
@@ -37,8 +38,8 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
     let (trained, held_out) = (rows.read(Part::Trained)?, rows.read(Part::HeldOut)?);
     if let Some(count) = arguments.show_masks {
         return match &trained {
-            Set::Dialogues(examples) => show(examples, &config, count, &model),
-            Set::Pairs(examples) => show(examples, &config, count, &model),
+            Set::Dialogues(examples) => show(examples, &config, count, &model, arguments.json),
+            Set::Pairs(examples) => show(examples, &config, count, &model, arguments.json),
         };
     }
     let task = match (&trained, &held_out) {
@@ -118,9 +119,13 @@ impl Rows<'_> {
     }
 }
 
-fn show<P: Piece>(pieces: &[P], config: &TrainConfig, count: usize, model: &Model) -> Result<()> {
+fn show<P: Piece>(pieces: &[P], config: &TrainConfig, count: usize, model: &Model, json: bool) -> Result<()> {
     for (batch, _) in pack(pieces, config.pack_tokens, config.seed, 0).into_iter().take(count) {
-        output::line(&show_masks(&batch, &model.tokenizer))?;
+        if json {
+            output::json(&Masks::from(&batch))?;
+        } else {
+            output::line(&show_masks(&batch, &model.tokenizer))?;
+        }
     }
     Ok(())
 }

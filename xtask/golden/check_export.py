@@ -13,21 +13,17 @@ log-probabilities.
 """
 
 import json
+import math
 import pathlib
 import sys
 import urllib.request
 
 import numpy
 import torch
-from gguf import MODEL_ARCH, GGUFReader, GGMLQuantizationType, get_tensor_name_map, quants
+from gguf import MODEL_ARCH_NAMES, GGUFReader, GGMLQuantizationType, get_tensor_name_map, quants
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-source, adapter, folder = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[6]
-dialogues = [json.loads(line)["messages"] for line in open(sys.argv[3], encoding="utf-8")]
-scores = [json.loads(line) for line in open(sys.argv[4], encoding="utf-8")]
-lines = [line.rstrip("\n") for line in open(sys.argv[5], encoding="utf-8")][:20]
-assert len(dialogues) == len(scores) > 0, (len(dialogues), len(scores))
 failures = []
 
 
@@ -49,7 +45,37 @@ def log_probs(model, tokens):
         return model(torch.tensor([tokens])).logits[0].log_softmax(-1)
 
 
-def transformers_and_peft():
+class LlamaCpp:
+    """llama.cpp's server with one model."""
+
+    def __init__(self, path):
+        import xllamacpp
+
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.n_ctx, parameters.n_parallel = 2048, 1
+        self.server = xllamacpp.Server(parameters)
+        self.letter = self.tokens("a")[-1]
+
+    def ask(self, endpoint, body):
+        request = urllib.request.Request(self.server.listening_address + endpoint, json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)
+
+    def tokens(self, text):
+        return self.ask("/tokenize", {"content": text})["tokens"]
+
+    def next_token(self, tokens, count):
+        """The `count` likeliest next tokens and their log-probabilities."""
+        # The token drawn is a letter: with half a character the server would hold back its answer. The probabilities
+        # are those before any bias.
+        body = {"prompt": tokens, "n_predict": 1, "n_probs": count, "logit_bias": [[self.letter, 1000.0]]}
+        found = self.ask("/completion", body)["completion_probabilities"][0]["top_logprobs"]
+        return [(entry["id"], entry["logprob"]) for entry in found]
+
+
+def transformers_and_peft(source, adapter, folder, dialogues, scores):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     exported, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -80,15 +106,19 @@ def transformers_and_peft():
 
 def gguf_tensors(path, reader, exported):
     """Every tensor is what llama.cpp's converter and its reference quantiser make of transformers' weights."""
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, exported.config.num_hidden_layers)
-    heads = {"q_proj": exported.config.num_attention_heads, "k_proj": exported.config.num_key_value_heads}
+    config = exported.config
+    architecture = "llama" if config.model_type == "mistral" else config.model_type
+    [kind] = [kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture]
+    names = get_tensor_name_map(kind, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     equal = total = 0
     for name, weight in exported.named_parameters():
-        tensor = tensors.pop(names.get_name(name, try_suffixes=(".weight", ".bias")))
+        stem, kind = name.rsplit(".", 1)
+        tensor = tensors.pop(f"{names.get_name(stem)}.{kind}")
         weight = weight.detach().numpy()
         for projection, count in heads.items():
-            if projection in name:
+            if projection in name and architecture == "llama":
                 halves = weight.reshape(count, 2, weight.shape[0] // count // 2, *weight.shape[1:])
                 weight = halves.swapaxes(1, 2).reshape(weight.shape)
         expected = quants.quantize(weight, GGMLQuantizationType(tensor.tensor_type))
@@ -96,56 +126,71 @@ def gguf_tensors(path, reader, exported):
         expected, found = expected.view(numpy.uint8).ravel(), found.view(numpy.uint8).ravel()
         assert len(expected) == len(found), (name, len(expected), len(found))
         equal, total = equal + (expected == found).sum(), total + len(found)
+    if config.rope_parameters["rope_type"] == "llama3":
+        scaled = exported.model.rotary_emb.inv_freq.numpy()
+        plain = config.rope_parameters["rope_theta"] ** (-numpy.arange(len(scaled)) / len(scaled))
+        difference = numpy.abs(tensors.pop("rope_freqs.weight").data / (plain / scaled) - 1).max()
+        check(f"{path}: relative difference of RoPE factors", difference, 1e-5)
     assert not tensors, list(tensors)
     check(f"{path}: bytes of tensors that are not those of gguf-py", 1 - equal / total, 1e-4)
 
 
-def llama_cpp(path, tokenizer, exported, bound):
-    import xllamacpp
+def same_log_probs(path, server, sequences, exported, bound):
+    """llama.cpp's likeliest next tokens at some positions of `(tokens, positions)`, against transformers'."""
+    differences, other_top = [], 0
+    for tokens, positions in sequences:
+        rows = log_probs(exported, tokens)
+        # The server gives the distribution after a prompt's last token, so each position is a request.
+        for position in positions:
+            found = server.next_token(tokens[: position + 1], 20)
+            differences += [abs(value - rows[position, token].item()) for token, value in found]
+            best, second = rows[position].topk(2).values.tolist()
+            # Two that are as good as equal may change places.
+            other_top += found[0][0] != rows[position].argmax().item() and best - second > bound
+    assert all(math.isfinite(difference) for difference in differences)
+    mean = sum(differences) / len(differences)
+    check(f"{path}: mean difference of {len(differences)} log-probabilities from transformers'", mean, bound)
+    check(f"{path}: positions with another likeliest token", other_top, 0)
+    print(f"{path}: largest {max(differences):.2e}")
 
+
+def llama_cpp(path, tokenizer, exported, bound, lines, dialogues):
     reader = GGUFReader(path)
     assert reader.fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
     gguf_tensors(path, reader, exported)
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.n_ctx, parameters.n_parallel = 2048, 1
-    server = xllamacpp.Server(parameters)
-
-    def ask(endpoint, body):
-        request = urllib.request.Request(server.listening_address + endpoint, json.dumps(body).encode())
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request) as reply:
-            return json.load(reply)
-
-    different = [
-        line
-        for line in lines
-        if ask("/tokenize", {"content": line})["tokens"] != tokenizer(line, add_special_tokens=False)["input_ids"]
-    ]
+    server = LlamaCpp(path)
+    different = [line for line in lines if server.tokens(line) != tokenizer(line, add_special_tokens=False)["input_ids"]]
     check(f"{path}: lines with other tokens, of {len(lines)}", len(different), 0)
-    largest, total, count = 0.0, 0.0, 0
+    sequences = []
     for messages in dialogues:
-        rendered = ask("/apply-template", {"messages": messages[:-1]})["prompt"]
+        rendered = server.ask("/apply-template", {"messages": messages[:-1]})["prompt"]
         expected = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         assert rendered == expected, (rendered, expected)
         prompt, answer = encode(tokenizer, messages)
-        rows = log_probs(exported, prompt + answer)
-        # The server gives the distribution after a prompt's last token, so each position is a request.
-        for position in range(0, len(answer), max(1, len(answer) // 8)):
-            tokens = prompt + answer[:position]
-            body = {"prompt": tokens, "n_predict": 1, "n_probs": 20, "temperature": 0, "cache_prompt": True}
-            for entry in ask("/completion", body)["completion_probabilities"][0]["top_logprobs"]:
-                difference = abs(entry["logprob"] - rows[len(tokens) - 1, entry["id"]].item())
-                largest, total, count = max(largest, difference), total + difference, count + 1
-    check(f"{path}: mean difference of {count} log-probabilities from transformers'", total / count, bound)
-    print(f"{path}: largest {largest:.2e}")
-    chat = ask("/v1/chat/completions", {"messages": dialogues[0][:-1], "max_tokens": 40, "temperature": 0})
+        first = len(prompt) - 1
+        sequences.append((prompt + answer, range(first, first + len(answer), max(1, len(answer) // 8))))
+    same_log_probs(path, server, sequences, exported, bound)
+    chat = server.ask("/v1/chat/completions", {"messages": dialogues[0][:-1], "max_tokens": 40, "temperature": 0})
     print(f"{path}: answers: {chat['choices'][0]['message']['content']}")
 
 
-tokenizer, exported = transformers_and_peft()
-for path in sys.argv[7:]:
-    # llama.cpp rounds activations to 8 bits as well where weights have 8, and to 16 where they have 16.
-    llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2)
-print("failed: " + "; ".join(failures) if failures else "all agree")
-sys.exit(bool(failures))
+def finish():
+    print("failed: " + "; ".join(failures) if failures else "all agree")
+    sys.exit(bool(failures))
+
+
+def main():
+    source, adapter, folder = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[6]
+    dialogues = [json.loads(line)["messages"] for line in open(sys.argv[3], encoding="utf-8")]
+    scores = [json.loads(line) for line in open(sys.argv[4], encoding="utf-8")]
+    lines = [line.rstrip("\n") for line in open(sys.argv[5], encoding="utf-8")][:20]
+    assert len(dialogues) == len(scores) > 0, (len(dialogues), len(scores))
+    tokenizer, exported = transformers_and_peft(source, adapter, folder, dialogues, scores)
+    for path in sys.argv[7:]:
+        # llama.cpp rounds activations to 8 bits as well where weights have 8, and to 16 where they have 16.
+        llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2, lines, dialogues)
+    finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -35,10 +35,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-gguf, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-torch.manual_seed(20250127)
-
-
 LLAMA3_SCALING = {
     "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
@@ -474,6 +470,8 @@ def embedded():
 
 
 if __name__ == "__main__":
+    gguf, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    torch.manual_seed(20250127)
     small_llama()
     preference()
     for name, config in FAMILIES.items():

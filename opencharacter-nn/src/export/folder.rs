@@ -13,7 +13,7 @@ use safetensors::{
 };
 use serde_json::{Map, Value as Json, json};
 
-use super::{Export, WeightType, merge::MergedWeight, turn_end};
+use super::{Export, WeightType, merge::MergedWeight, model_config::model_config, turn_end};
 use crate::{GgufFile, NnError, atomic_write};
 
 /// Files of a folder's tokenizer, which are copied where the source is one.
@@ -63,56 +63,7 @@ fn carry_files(export: &Export<'_>, folder: &Path) -> Result<(), NnError> {
     write_json(&folder.join("config.json"), &config)
 }
 
-/// `config.json` from the decoder's shape, for a model that came from a GGUF file.
-///
-/// The place for further architectures: each has its `model_type`, and its own fields for what plain Llama models do
-/// not have. What is not written here must be refused here.
-fn model_config(export: &Export<'_>, out: &Path) -> Result<Json, NnError> {
-    let decoder = export.decoder;
-    let config = decoder.config();
-    let beyond_llama = [
-        ("biases", decoder.weights().iter().any(|(parameter, _)| matches!(parameter, crate::Parameter::Bias(..)))),
-        (
-            "norms of queries and keys",
-            decoder.weights().iter().any(|(parameter, _)| matches!(parameter, crate::Parameter::QueryNorm(_))),
-        ),
-        ("RoPE scaling", !config.rope_factors.is_empty()),
-        ("a sliding window", config.sliding_window.is_some()),
-    ];
-    if let Some((what, _)) = beyond_llama.iter().find(|(_, has)| *has) {
-        let reason = format!("a `config.json` for a model with {what} cannot be written yet; export from its folder");
-        return Err(export.refusal(out, &reason));
-    }
-    Ok(json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": shortest(config.rms_norm_eps),
-        "rope_theta": shortest(config.rope_theta),
-        "attention_bias": false,
-        "mlp_bias": false,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "bos_token_id": export.model.tokenizer.begin_of_text(),
-        "eos_token_id": turn_end(export.model),
-        "torch_dtype": torch_type(export.weight_type),
-        "use_cache": true,
-    }))
-}
-
-/// The decimal that a person would write for `value`, which reads back as the same f32.
-fn shortest(value: f32) -> f64 {
-    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
-}
-
-fn torch_type(weight_type: WeightType) -> &'static str {
+pub(super) fn torch_type(weight_type: WeightType) -> &'static str {
     match weight_type {
         WeightType::F32 => "float32",
         WeightType::Bf16 => "bfloat16",
@@ -135,8 +86,7 @@ fn write_tokenizer(export: &Export<'_>, folder: &Path) -> Result<(), NnError> {
     let serialised = tokenizer.inner().to_string(true);
     let text = serialised.map_err(|error| export.refusal(folder, &format!("its tokenizer: {error}")))?;
     let mut json: Json = serde_json::from_str(&text).map_err(|error| export.refusal(folder, &error.to_string()))?;
-    let adds_begin = source.metadata("tokenizer.ggml.add_bos_token").and_then(|value| value.to_bool().ok());
-    if let (Some(true), Some(begin)) = (adds_begin, tokenizer.begin_of_text()) {
+    if let Some(begin) = tokenizer.begin_of_text().filter(|_| tokenizer.adds_begin_of_text()) {
         json["post_processor"] = begin_of_text_processor(begin, &tokenizer.token_name(begin));
     }
     write_json(&folder.join("tokenizer.json"), &json)?;

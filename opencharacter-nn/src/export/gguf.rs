@@ -10,11 +10,16 @@ use std::{
 };
 
 use candle_core::quantized::gguf_file::Value;
-use serde_json::Value as Json;
 
-use super::{Export, WeightType, merge::MergedWeight, turn_end};
+use super::{
+    Export, WeightType,
+    gguf_metadata::{linear_factor, metadata},
+    merge::MergedWeight,
+};
 use crate::{
-    Decoder, GgufFile, LinearName, NnError, Parameter, Tokenizer, gguf::tensor_name, tokenizer::pre_tokenizer_name,
+    Decoder, LinearName, NnError, Parameter,
+    architecture::Architecture,
+    gguf::{ROPE_FACTORS, tensor_name},
 };
 
 /// Tensors begin at multiples of this, as they do where a file says nothing.
@@ -23,7 +28,7 @@ const ALIGNMENT: u64 = 32;
 /// Writes the model to `path`.
 pub(super) fn write_gguf(export: &Export<'_>, path: &Path) -> Result<(), NnError> {
     let metadata = metadata(export, path)?;
-    let tensors = tensors(export, &metadata);
+    let tensors = tensors(export)?;
     let io = |reason| NnError::Io { action: "write", path: path.into(), reason };
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(io)?);
     let mut header = Vec::new();
@@ -70,9 +75,8 @@ enum Source<'a> {
     RopeFactors,
 }
 
-fn tensors<'a>(export: &Export<'a>, metadata: &[(String, Value)]) -> Vec<GgufTensor<'a>> {
-    let architecture = metadata.iter().find(|(key, _)| key == "general.architecture").map(|(_, value)| value);
-    let paired = matches!(architecture, Some(Value::String(name)) if name == "llama");
+fn tensors<'a>(export: &Export<'a>) -> Result<Vec<GgufTensor<'a>>, NnError> {
+    let paired = matches!(export.architecture()?, Architecture::Llama | Architecture::Mistral);
     let mut tensors: Vec<GgufTensor<'a>> = export
         .weights()
         .map(|weight| {
@@ -93,18 +97,16 @@ fn tensors<'a>(export: &Export<'a>, metadata: &[(String, Value)]) -> Vec<GgufTen
             }
         })
         .collect();
-    let factors = export.decoder.config().rope_factors.len();
-    // Metadata that a source brought along may say the same in another way; twice would be too much.
-    let in_metadata = metadata.iter().any(|(key, _)| key.contains(".rope.scaling."));
-    if factors > 0 && !in_metadata {
+    let factors = &export.decoder.config().rope_factors;
+    if !factors.is_empty() && linear_factor(factors).is_none() {
         tensors.push(GgufTensor {
-            name: "rope_freqs.weight".into(),
-            shape: vec![factors],
+            name: ROPE_FACTORS.into(),
+            shape: vec![factors.len()],
             weight_type: WeightType::F32,
             source: Source::RopeFactors,
         });
     }
-    tensors
+    Ok(tensors)
 }
 
 impl GgufTensor<'_> {
@@ -146,151 +148,6 @@ fn join_rotary_pairs(weight: &[f32], width: usize, head_dim: usize) -> Vec<f32> 
         }
     }
     joined
-}
-
-/// All metadata, architecture first: that of a GGUF source as it is, else made from the folder's files.
-fn metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)>, NnError> {
-    let mut metadata = if export.model.path.is_dir() {
-        let mut metadata = model_metadata(export, out)?;
-        metadata.extend(tokenizer_metadata(export, out)?);
-        metadata
-    } else {
-        let source = GgufFile::open(&export.model.path)?;
-        let carried = source.all_metadata().filter(|(key, value)| is_carried(key, value));
-        carried.map(|(key, value)| (key.to_owned(), value.clone())).collect()
-    };
-    let file_type: u32 = match export.weight_type {
-        WeightType::F32 => 0,
-        WeightType::F16 => 1,
-        WeightType::Q8_0 => 7,
-        WeightType::Bf16 => 32,
-    };
-    metadata.push(("general.file_type".into(), Value::U32(file_type)));
-    metadata.push(("general.quantization_version".into(), Value::U32(2)));
-    // llama.cpp's reader wants the architecture before what is named after it.
-    metadata.sort_by(|(left, _), (right, _)| {
-        let rank = |key: &str| (key != "general.architecture", key.starts_with("tokenizer."), key.to_owned());
-        rank(left).cmp(&rank(right))
-    });
-    Ok(metadata)
-}
-
-/// What describes the source file rather than the model stays behind, and so does an empty array, whose type is lost.
-fn is_carried(key: &str, value: &Value) -> bool {
-    let of_the_file = matches!(key, "general.file_type" | "general.quantization_version" | "general.alignment")
-        || key.starts_with("split.")
-        || key.starts_with("quantize.");
-    !of_the_file && !matches!(value, Value::Array(values) if values.is_empty())
-}
-
-/// `general.*` and the architecture's own numbers, of a model that came from a folder.
-///
-/// The place for further architectures: `model_type` in, llama.cpp's name and its further keys out.
-fn model_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)>, NnError> {
-    let source = super::folder::read_json(&export.model.path.join("config.json"))?;
-    let model_type = source["model_type"].as_str().unwrap_or("(none)");
-    let architecture = match model_type {
-        "llama" => "llama",
-        other => return Err(export.refusal(out, &format!("models of type `{other}` cannot be written as GGUF yet"))),
-    };
-    let config = export.decoder.config();
-    let name = export.model.path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
-    let integers = [
-        ("vocab_size", config.vocab_size),
-        ("context_length", config.max_position_embeddings),
-        ("embedding_length", config.hidden_size),
-        ("block_count", config.num_hidden_layers),
-        ("feed_forward_length", config.intermediate_size),
-        ("attention.head_count", config.num_attention_heads),
-        ("attention.head_count_kv", config.num_key_value_heads),
-        ("attention.key_length", config.head_dim),
-        ("attention.value_length", config.head_dim),
-        ("rope.dimension_count", config.head_dim),
-    ];
-    let floats = [("attention.layer_norm_rms_epsilon", config.rms_norm_eps), ("rope.freq_base", config.rope_theta)];
-    let mut metadata = vec![
-        ("general.architecture".to_owned(), Value::String(architecture.to_owned())),
-        ("general.type".to_owned(), Value::String("model".into())),
-        ("general.name".to_owned(), Value::String(name.into_owned())),
-    ];
-    let key = |name: &str| format!("{architecture}.{name}");
-    metadata.extend(integers.map(|(name, value)| (key(name), Value::U32(value as u32))));
-    metadata.extend(floats.map(|(name, value)| (key(name), Value::F32(value))));
-    Ok(metadata)
-}
-
-/// `tokenizer.*`, of a tokenizer that came from a `tokenizer.json`.
-fn tokenizer_metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, Value)>, NnError> {
-    let tokenizer = &export.model.tokenizer;
-    let fail = |reason: String| export.refusal(out, &reason);
-    let json = tokenizer.inner().to_string(false).map_err(|error| fail(format!("its tokenizer: {error}")))?;
-    let json: Json = serde_json::from_str(&json).map_err(|error| fail(format!("its tokenizer: {error}")))?;
-    let pre = pre_tokenizer_name(&json)
-        .ok_or_else(|| fail("its tokenizer cuts text in a way that has no known name in GGUF".into()))?;
-    let size = export.decoder.config().vocab_size;
-    if tokenizer.vocabulary_size() > size {
-        let tokens = tokenizer.vocabulary_size();
-        return Err(fail(format!("its tokenizer has {tokens} tokens, its embedding only {size} rows")));
-    }
-    let string = |text: &str| Value::String(text.to_owned());
-    let array = |values: Vec<Value>| Value::Array(values);
-    let (tokens, types) = vocabulary(tokenizer, size);
-    let mut metadata = vec![
-        ("tokenizer.ggml.model", string("gpt2")),
-        ("tokenizer.ggml.pre", string(pre)),
-        ("tokenizer.ggml.tokens", array(tokens)),
-        ("tokenizer.ggml.token_type", array(types)),
-        ("tokenizer.ggml.merges", array(merges(&json))),
-        ("tokenizer.ggml.add_space_prefix", Value::Bool(false)),
-        ("tokenizer.ggml.add_bos_token", Value::Bool(begins_with_bos(tokenizer))),
-        ("tokenizer.chat_template", string(export.model.template.source())),
-    ];
-    // `eos` is what a chat must stop at; llama.cpp finds further ends of generation by their names.
-    let end_of_turn = turn_end(export.model);
-    let ids = [
-        ("tokenizer.ggml.bos_token_id", tokenizer.begin_of_text()),
-        ("tokenizer.ggml.eos_token_id", end_of_turn),
-        ("tokenizer.ggml.eot_token_id", end_of_turn),
-    ];
-    metadata.extend(ids.into_iter().filter_map(|(key, id)| Some((key, Value::U32(id?)))));
-    Ok(metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
-}
-
-/// Names and types of all `size` tokens, as many as the embedding has rows.
-fn vocabulary(tokenizer: &Tokenizer, size: usize) -> (Vec<Value>, Vec<Value>) {
-    const NORMAL: i32 = 1;
-    const CONTROL: i32 = 3;
-    const USER_DEFINED: i32 = 4;
-    const UNUSED: i32 = 5;
-    let added = tokenizer.inner().get_added_tokens_decoder();
-    (0..size as u32)
-        .map(|id| {
-            let (name, kind) = match tokenizer.inner().id_to_token(id) {
-                None => (format!("[PAD{id}]"), UNUSED),
-                Some(name) if tokenizer.is_special(id) => (name, CONTROL),
-                Some(name) if added.contains_key(&id) => (name, USER_DEFINED),
-                Some(name) => (name, NORMAL),
-            };
-            (Value::String(name), Value::I32(kind))
-        })
-        .unzip()
-}
-
-/// `left right` for each pair of tokens that become one. Tokens of byte-level BPE hold no spaces.
-fn merges(tokenizer: &Json) -> Vec<Value> {
-    let merges = tokenizer["model"]["merges"].as_array().map_or(&[][..], Vec::as_slice);
-    let text = |merge: &Json| match merge {
-        Json::Array(pair) => pair.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(" "),
-        other => other.as_str().unwrap_or_default().to_owned(),
-    };
-    merges.iter().map(|merge| Value::String(text(merge))).collect()
-}
-
-/// Whether the tokenizer, asked for special tokens, puts the one that begins a text first.
-fn begins_with_bos(tokenizer: &Tokenizer) -> bool {
-    let encoding = tokenizer.inner().encode_fast("a", true);
-    let first = encoding.ok().and_then(|encoding| encoding.get_ids().first().copied());
-    first.is_some() && first == tokenizer.begin_of_text()
 }
 
 fn tensor_type_number(weight_type: WeightType) -> u32 {

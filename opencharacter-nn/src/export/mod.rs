@@ -5,10 +5,14 @@
 //! ([`save_model_folder`]).
 
 mod destination;
+#[cfg(test)]
+mod family_tests;
 mod folder;
 mod gate;
 mod gguf;
+mod gguf_metadata;
 mod merge;
+mod model_config;
 mod ollama;
 #[cfg(test)]
 mod tests;
@@ -18,7 +22,9 @@ use std::{fs, path::Path};
 
 use opencharacter_core::Message;
 
-use crate::{Decoder, DecoderConfig, LoraAdapter, Model, NnError};
+use crate::{
+    Decoder, DecoderConfig, GgufFile, LoraAdapter, Model, NnError, architecture::Architecture, config_json::ConfigJson,
+};
 pub use destination::Destination;
 pub use gate::GateReport;
 use merge::MergedWeight;
@@ -57,6 +63,16 @@ impl Format {
 impl<'a> Export<'a> {
     fn weights(&self) -> impl Iterator<Item = MergedWeight<'a>> + use<'a> {
         merge::merged(self.decoder, self.adapter)
+    }
+
+    /// The source's family.
+    fn architecture(&self) -> Result<Architecture, NnError> {
+        let path = &self.model.path;
+        if !path.is_dir() {
+            return GgufFile::open(path)?.architecture();
+        }
+        let path = path.join("config.json");
+        ConfigJson::parse(&folder::read_json(&path)?, &path).map(|config| config.architecture)
     }
 
     fn refusal(&self, out: &Path, reason: &str) -> NnError {

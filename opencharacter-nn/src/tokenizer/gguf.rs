@@ -3,8 +3,6 @@
 //! GGUF holds a vocabulary and, in place of rules, names: `tokenizer.ggml.model` for the kind and, for byte-level BPE,
 //! `tokenizer.ggml.pre` for the expressions that cut text into words. What the names mean is llama.cpp's list.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 use tokenizers::{
     AddedToken, DecoderWrapper, SplitDelimiterBehavior,
@@ -19,7 +17,7 @@ use tokenizers::{
     },
 };
 
-use super::{Borders, SPACE, Spelling, Tokenizer};
+use super::{Borders, SPACE, Spelling, Tokenizer, scores::merges_by_score};
 use crate::{NnError, gguf::GgufFile};
 
 /// GGUF token types: unknown and control tokens are never text.
@@ -122,7 +120,11 @@ pub(crate) fn pre_tokenizer_name(tokenizer: &Value) -> Option<&'static str> {
     if bytes["use_regex"] != false {
         patterns.push(GPT_2.to_owned());
     }
-    let known = PRE_TOKENIZERS.iter().find(|known| known.composes == composes && patterns == known.patterns)?;
+    // Where a whole word may be a token that no merges lead to, the name must say so.
+    let whole_words = tokenizer["model"]["ignore_merges"] == true;
+    let known = PRE_TOKENIZERS
+        .iter()
+        .find(|known| known.composes == composes && known.llama_3 == whole_words && patterns == known.patterns)?;
     known.names.first().copied()
 }
 
@@ -152,12 +154,8 @@ impl<'a> Vocabulary<'a> {
         Ok(Self { file, tokens, types })
     }
 
-    fn ids(&self) -> HashMap<&str, u32> {
-        self.tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id as u32)).collect()
-    }
-
     fn vocab(&self) -> Vocab {
-        self.ids().into_iter().map(|(token, id)| (token.to_owned(), id)).collect()
+        self.tokens.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)).collect()
     }
 
     /// Tokens that are found in text before everything else.
@@ -200,23 +198,15 @@ fn byte_level(vocabulary: &Vocabulary<'_>, known: &PreTokenizer) -> Result<token
     Ok(inner)
 }
 
-/// SentencePiece BPE, which has scores in place of merges: of all neighbours that make a token together, the pair with
-/// the best token is merged first. Every way to halve a token is therefore a merge, in the order of the scores.
+/// SentencePiece BPE, which has scores in place of merges.
 fn sentence_piece(vocabulary: &Vocabulary<'_>) -> Result<tokenizers::Tokenizer, NnError> {
     let file = vocabulary.file;
     let fail = |reason: String| fail(file, reason);
     let key = "tokenizer.ggml.scores";
     let scores = file.floats(key).filter(|scores| scores.len() == vocabulary.tokens.len());
     let scores = scores.ok_or_else(|| fail(format!("metadata `{key}` is missing or has another length")))?;
-    let ids = vocabulary.ids();
-    let mut merges: Vec<(f32, &str, &str)> = Vec::new();
-    for (id, token) in vocabulary.tokens.iter().enumerate().filter(|(id, _)| vocabulary.is_mergeable(*id)) {
-        let halves = token.char_indices().skip(1).map(|(middle, _)| token.split_at(middle));
-        let known = halves.filter(|(left, right)| ids.contains_key(left) && ids.contains_key(right));
-        merges.extend(known.map(|(left, right)| (scores[id], left, right)));
-    }
-    merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.len().cmp(&a.1.len())));
-    let merges = merges.into_iter().map(|(_, left, right)| (left.to_owned(), right.to_owned())).collect::<Vec<_>>();
+    let merges = merges_by_score(&vocabulary.tokens, &scores, |id| vocabulary.is_mergeable(id));
+    let merges = merges.into_iter().map(|(left, right)| (left.to_owned(), right.to_owned())).collect::<Vec<_>>();
     let unknown = file.integer("tokenizer.ggml.unknown_token_id").unwrap_or(0);
     let mut bpe = BPE::builder().vocab_and_merges(vocabulary.vocab(), merges).byte_fallback(true).fuse_unk(true);
     if let Some(unknown) = vocabulary.tokens.get(unknown) {

@@ -1,6 +1,8 @@
 mod gguf;
+mod scores;
 
 pub(crate) use gguf::pre_tokenizer_name;
+pub(crate) use scores::{SentencePieceRules, is_byte_token};
 
 use std::{collections::HashMap, path::Path};
 
@@ -184,6 +186,16 @@ impl Tokenizer {
     /// The library's form of it.
     pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
         &self.inner
+    }
+
+    /// Whether it is SentencePiece rather than byte-level BPE.
+    pub(crate) fn is_sentence_piece(&self) -> bool {
+        Spelling::of(&self.inner) == Some(Spelling::SentencePiece)
+    }
+
+    /// Whether a text gets the token that begins it where that is not written out.
+    pub(crate) fn adds_begin_of_text(&self) -> bool {
+        self.adds_begin_of_text
     }
 
     /// The token that begins a text.

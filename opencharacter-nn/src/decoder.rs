@@ -197,6 +197,11 @@ impl Decoder {
         if self.head.is_some() { Parameter::Head } else { Parameter::Embedding }
     }
 
+    /// The rotary embedding's radians per position, one for each pair of a head's features.
+    pub fn rotary_frequencies(&self) -> &[f32] {
+        self.frequencies.as_slice()
+    }
+
     /// Cosines and sines of a batch's positions, for all its blocks.
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         self.frequencies.rotation(positions)

@@ -35,7 +35,6 @@ impl RotaryFrequencies {
     }
 
     /// Radians per position of each pair.
-    #[cfg(test)]
     pub(crate) fn as_slice(&self) -> &[f32] {
         &self.0
     }

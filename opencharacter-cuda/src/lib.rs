@@ -32,3 +32,19 @@ pub use emulated::Emulated;
 pub use error::DeviceError;
 pub use model::{DeviceModel, Training, Update};
 pub use trained::State;
+
+use std::rc::Rc;
+
+/// Opens GPU `ordinal` of this machine.
+///
+/// # Errors
+/// Says what is missing: a build with CUDA, the driver, a GPU, or cuBLAS.
+pub fn open(ordinal: usize) -> Result<Rc<dyn Device>, DeviceError> {
+    #[cfg(feature = "cuda")]
+    return Ok(Rc::new(Cuda::open(ordinal)?));
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = ordinal;
+        Err(DeviceError::NotBuilt)
+    }
+}

@@ -1,6 +1,6 @@
 //! The decoder on a device: loss and gradients of packed batches, and the optimiser's update.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use opencharacter_nn::{
     Decoder, DecoderConfig, LoraAdapter, PackedBatch, Parameter, PassOptions, TokenWeights,
@@ -51,7 +51,8 @@ pub struct DeviceModel {
     pub(crate) trains_weights: bool,
     /// Factor on the adapter's contribution.
     pub(crate) adapter_scale: f32,
-    workspace: Option<Workspace>,
+    /// Of the longest batch so far.
+    workspace: RefCell<Option<Workspace>>,
 }
 
 impl DeviceModel {
@@ -78,7 +79,7 @@ impl DeviceModel {
             trained,
             trains_weights: adapter.is_none(),
             adapter_scale: adapter.map_or(1.0, |adapter| adapter.config().scale()),
-            workspace: None,
+            workspace: RefCell::default(),
         };
         model.trained.refresh(&model.operations)?;
         Ok(model)
@@ -90,15 +91,15 @@ impl DeviceModel {
     }
 
     /// Each trained token's negative log-likelihood, in the batch's order, without gradients.
-    pub fn token_losses(&mut self, batch: &PackedBatch) -> Result<Vec<f32>, DeviceError> {
-        let keeps_tapes = self.workspace.as_ref().is_some_and(|workspace| workspace.keeps_tapes);
+    pub fn token_losses(&self, batch: &PackedBatch) -> Result<Vec<f32>, DeviceError> {
+        let keeps_tapes = self.workspace.borrow().as_ref().is_some_and(|workspace| workspace.keeps_tapes);
         self.pass(batch, PassOptions::default(), keeps_tapes, |pass| pass.losses())
     }
 
     /// Each trained token's negative log-likelihood, in nats and in the batch's order. The gradients of their weighted
     /// sum are added to those of before.
     pub fn loss_and_gradients(
-        &mut self,
+        &self,
         batch: &PackedBatch,
         weights: TokenWeights<'_>,
         options: PassOptions,
@@ -107,11 +108,11 @@ impl DeviceModel {
     }
 
     fn pass(
-        &mut self,
+        &self,
         batch: &PackedBatch,
         options: PassOptions,
         keeps_tapes: bool,
-        run: impl FnOnce(&mut Pass<'_>) -> Result<Vec<f32>, DeviceError>,
+        run: impl FnOnce(&Pass<'_>) -> Result<Vec<f32>, DeviceError>,
     ) -> Result<Vec<f32>, DeviceError> {
         let (rows, targets) = batch.trained();
         if rows.is_empty() {
@@ -139,8 +140,8 @@ impl DeviceModel {
             workspace.dropped = Some(Buffer::zeros(&self.operations.0, Kind::Element, length, "activations")?);
         }
         let batch = Batch { packed: batch, rows: &rows, targets: &targets, tiles };
-        let losses = run(&mut Pass { model: self, workspace: &workspace, batch: &batch, options });
-        self.workspace = Some(workspace);
+        let losses = run(&Pass { model: self, workspace: &workspace, batch: &batch, options });
+        self.workspace.replace(Some(workspace));
         losses
     }
 
@@ -190,12 +191,12 @@ impl DeviceModel {
     }
 
     /// Replaces parameters or moments by row-major ones.
-    pub fn write<'a>(
+    pub fn write<V: AsRef<[f32]>>(
         &self,
-        values: impl IntoIterator<Item = (Parameter, State, &'a [f32])>,
+        values: impl IntoIterator<Item = (Parameter, State, V)>,
     ) -> Result<(), DeviceError> {
         for (parameter, state, values) in values {
-            self.trained.set(parameter, state, values)?;
+            self.trained.set(parameter, state, values.as_ref())?;
         }
         self.trained.refresh(&self.operations)
     }

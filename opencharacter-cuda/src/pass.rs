@@ -45,19 +45,28 @@ fn integers(values: &[u32]) -> Vec<i32> {
 
 impl<'a> Pass<'a> {
     /// Each trained token's loss.
-    pub(crate) fn losses(&mut self) -> Result<Vec<f32>, DeviceError> {
+    pub(crate) fn losses(&self) -> Result<Vec<f32>, DeviceError> {
         self.forward()?;
-        self.head(None)
+        self.head(None)?;
+        self.read_losses()
+    }
+
+    /// Waits for the device: asked for as late as possible.
+    fn read_losses(&self) -> Result<Vec<f32>, DeviceError> {
+        self.workspace.losses.read(0, self.batch.rows.len())
     }
 
     /// Each trained token's loss; gradients of their weighted sum are added up.
-    pub(crate) fn losses_and_gradients(&mut self, weights: TokenWeights<'_>) -> Result<Vec<f32>, DeviceError> {
+    pub(crate) fn losses_and_gradients(&self, weights: TokenWeights<'_>) -> Result<Vec<f32>, DeviceError> {
         self.forward()?;
         let weights = match weights {
             TokenWeights::Equal => vec![1.0; self.batch.rows.len()],
-            TokenWeights::FromLosses(weigh) => weigh(&self.head(None)?),
+            TokenWeights::FromLosses(weigh) => {
+                self.head(None)?;
+                weigh(&self.read_losses()?)
+            }
         };
-        let losses = self.head(Some(&weights))?;
+        self.head(Some(&weights))?;
         for layer in (0..self.model.config.num_hidden_layers).rev() {
             if !self.workspace.keeps_tapes {
                 self.block(layer, Extent::Tape)?;
@@ -67,7 +76,7 @@ impl<'a> Pass<'a> {
         if self.model.trains_weights {
             self.embed_backward()?;
         }
-        Ok(losses)
+        self.read_losses()
     }
 
     fn tokens(&self) -> usize {
@@ -98,7 +107,7 @@ impl<'a> Pass<'a> {
         (weight.view(), self.model.config.rms_norm_eps)
     }
 
-    fn forward(&mut self) -> Result<(), DeviceError> {
+    fn forward(&self) -> Result<(), DeviceError> {
         self.embed()?;
         for layer in 0..self.model.config.num_hidden_layers {
             self.block(layer, Extent::Whole)?;
@@ -143,7 +152,7 @@ impl<'a> Pass<'a> {
         let block = &model.weights.blocks[layer];
         let tape = workspace.tape(layer);
         let input = self.stream(&workspace.inputs[layer]);
-        let normed = self.normed_input(layer);
+        let normed = self.normed_input();
         let (norm, parts) = (self.norm(&block.input_norm), model.hidden_parts());
         if layer > 0 && extent == Extent::Whole {
             let before = self.stream(&workspace.tape(layer - 1).middle);
@@ -168,7 +177,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    fn normed_input(&self, _layer: usize) -> Matrix<'a> {
+    fn normed_input(&self) -> Matrix<'a> {
         self.group_input(Group::QueryKeyValue, &self.workspace.qkv_input).columns(0, self.model.config.hidden_size)
     }
 
@@ -284,8 +293,8 @@ impl<'a> Pass<'a> {
         self.model.multiply_turned(out, self.group_input(group, input), matrix)
     }
 
-    /// Losses of the trained rows; with weights, the gradient of the residual stream after the last block.
-    fn head(&self, weights: Option<&[f32]>) -> Result<Vec<f32>, DeviceError> {
+    /// Computes the losses of the trained rows, and with weights the gradient of the residual stream after the last block.
+    fn head(&self, weights: Option<&[f32]>) -> Result<(), DeviceError> {
         let Self { model, workspace, batch, .. } = self;
         let (count, hidden, vocabulary) = (batch.rows.len(), model.config.hidden_size, model.config.vocab_size);
         workspace.rows.write_integers(&integers(batch.rows))?;
@@ -329,7 +338,7 @@ impl<'a> Pass<'a> {
             workspace.gradients[Group::Down as usize].zero_first(self.tokens() * width)?;
             model.operations.scatter_rows(normed, places, self.stream_gradient(Group::Down))?;
         }
-        workspace.losses.read(0, count)
+        Ok(())
     }
 
     /// The gradient of a norm's argument, plus `residual`; that of its weight is added up where it is trained.
@@ -386,7 +395,7 @@ impl<'a> Pass<'a> {
 
         let input = self.stream(&workspace.inputs[layer]);
         let norm = self.norm(&block.input_norm);
-        operations.rms_norm(input, None, None, norm, parts, None, self.normed_input(layer))?;
+        operations.rms_norm(input, None, None, norm, parts, None, self.normed_input())?;
         self.project_ranks(layer, Group::QueryKeyValue, &workspace.qkv_input)?;
         // Below the first block there is only the embedding.
         if layer == 0 && !model.trains_weights {

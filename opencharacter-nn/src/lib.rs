@@ -40,6 +40,7 @@ mod model;
 #[expect(unsafe_code, reason = "strided matrix products and calls of code compiled for newer processors")]
 mod ops;
 mod parameter;
+mod random_weights;
 mod rope_scaling;
 #[expect(unsafe_code, reason = "maps weight files into memory")]
 mod safetensors_folder;
@@ -66,6 +67,7 @@ pub use matrix::{BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};
 pub use parameter::{Gradients, Parameter};
+pub use random_weights::RandomWeights;
 pub use safetensors_folder::SafetensorsFolder;
 pub use tokenizer::Tokenizer;
 pub use weights::{NormName, WeightData, WeightSource};

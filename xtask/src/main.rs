@@ -1,8 +1,9 @@
-//! Automation of this repository: `cargo xtask test`, `ci` and `golden`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden` and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
 
+mod cuda;
 mod golden;
 mod workspace;
 
@@ -33,6 +34,8 @@ enum Task {
         #[arg(long)]
         model: Option<PathBuf>,
     },
+    /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
+    Cuda,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<()> {
             let model = model.map_or_else(|| workspace.fetch_model(), |path| Ok(std::path::absolute(path)?))?;
             golden::make(&workspace, &model)
         }
+        Task::Cuda => cuda::build(&workspace),
     }
 }
 

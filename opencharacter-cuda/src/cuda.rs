@@ -78,10 +78,9 @@ impl Cuda {
             let context = driver::primary_ctx::retain(device).map_err(failed("cuDevicePrimaryCtxRetain"))?;
             driver::ctx::set_current(context).map_err(failed("cuCtxSetCurrent"))?;
             keep_freed_memory(device).map_err(failed("cuMemPoolSetAttribute"))?;
-            let stream = driver::stream::create(driver::stream::StreamKind::NonBlocking)
-                .map_err(failed("cuStreamCreate"))?;
-            let module =
-                driver::module::load_data(KERNELS.0.as_ptr().cast()).map_err(failed("cuModuleLoadData"))?;
+            let stream =
+                driver::stream::create(driver::stream::StreamKind::NonBlocking).map_err(failed("cuStreamCreate"))?;
+            let module = driver::module::load_data(KERNELS.0.as_ptr().cast()).map_err(failed("cuModuleLoadData"))?;
             let blas = blas::create_handle().map_err(failed("cublasCreate"))?;
             // cuBLAS is loaded with the driver's types under names of its own.
             blas::set_stream(blas, stream.cast()).map_err(failed("cublasSetStream"))?;
@@ -157,10 +156,6 @@ impl Device for Cuda {
 
     fn peak_bytes(&self) -> usize {
         self.peak.get()
-    }
-
-    fn reset_peak(&self) {
-        self.peak.set(self.allocated.get());
     }
 
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<u64, DeviceError> {

@@ -24,7 +24,7 @@ impl Precision {
     }
 
     /// What ends a kernel's name.
-    pub(crate) fn suffix(self) -> &'static str {
+    pub fn suffix(self) -> &'static str {
         match self {
             Self::Bf16 => "bf16",
             Self::F32 => "f32",
@@ -77,7 +77,7 @@ pub struct Product<'a> {
 
 impl Product<'_> {
     /// `(m, n, k)`, after checking that the operands fit.
-    pub(crate) fn extent(&self) -> (usize, usize, usize) {
+    pub fn extent(&self) -> (usize, usize, usize) {
         let turned = |matrix: &Matrix<'_>, turn| {
             if turn { (matrix.columns, matrix.rows) } else { (matrix.rows, matrix.columns) }
         };
@@ -100,8 +100,6 @@ pub trait Device: fmt::Debug {
     fn precision(&self) -> Precision;
     /// The most memory that was allocated at once, in bytes.
     fn peak_bytes(&self) -> usize;
-    /// Forgets the peak: it becomes what is allocated now.
-    fn reset_peak(&self);
     /// Memory with anything in it.
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<u64, DeviceError>;
     /// Gives back what `allocate` gave.

@@ -71,10 +71,6 @@ impl Device for Emulated {
         self.peak.get()
     }
 
-    fn reset_peak(&self) {
-        self.peak.set(self.allocated.get());
-    }
-
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<u64, DeviceError> {
         let refused = DeviceError::OutOfMemory { bytes, what };
         let Some(layout) = layout(bytes) else { return Err(refused) };
@@ -192,7 +188,8 @@ impl Emulated {
     /// A matrix row by row, or column by column where it is turned.
     fn read(&self, matrix: &Matrix<'_>, turned: bool) -> Vec<f32> {
         let (rows, columns) = if turned { (matrix.columns, matrix.rows) } else { (matrix.rows, matrix.columns) };
-        let element = |row, column| if turned { self.element(matrix, column, row) } else { self.element(matrix, row, column) };
+        let element =
+            |row, column| if turned { self.element(matrix, column, row) } else { self.element(matrix, row, column) };
         (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))).map(|(r, c)| element(r, c)).collect()
     }
 }

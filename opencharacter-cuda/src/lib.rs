@@ -7,11 +7,11 @@
 //!
 //! Elements are bf16; what is trained is kept in f32, with f32 gradients and moments, and every sum is made in f32.
 
-#[expect(unsafe_code, reason = "memory is an address there")]
-mod device;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls the driver and cuBLAS")]
 mod cuda;
+#[expect(unsafe_code, reason = "memory is an address there")]
+mod device;
 #[cfg(feature = "emulated")]
 #[expect(unsafe_code, reason = "calls the kernels and owns the memory that they read")]
 mod emulated;

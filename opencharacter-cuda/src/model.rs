@@ -2,9 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use opencharacter_nn::{
-    Decoder, DecoderConfig, LoraAdapter, PackedBatch, Parameter, PassOptions, TokenWeights,
-};
+use opencharacter_nn::{Decoder, DecoderConfig, LoraAdapter, PackedBatch, Parameter, PassOptions, TokenWeights};
 
 use crate::{
     DeviceError,

@@ -760,14 +760,8 @@ impl Operations {
 
     /// The working copies anew.
     pub(crate) fn refresh_working(&self, table: &TrainedTable) -> Result<(), DeviceError> {
-        let nothing = AdamwScalars {
-            first_decay: 0.0,
-            second_decay: 0.0,
-            keep: 1.0,
-            rate: 0.0,
-            root: 1.0,
-            gradient_scale: 0.0,
-        };
+        let nothing =
+            AdamwScalars { first_decay: 0.0, second_decay: 0.0, keep: 1.0, rate: 0.0, root: 1.0, gradient_scale: 0.0 };
         self.run_adamw("refresh_working", table, nothing)
     }
 

@@ -321,8 +321,7 @@ impl<'a> Pass<'a> {
             let targets = workspace.targets.matrix(first, 1, rows, rows);
             let losses = workspace.losses.matrix(first, 1, rows, rows);
             let logit_gradient = workspace.logit_gradient.rows(rows, vocabulary);
-            let weighted =
-                weights.map(|_| (workspace.loss_weights.matrix(first, 1, rows, rows), logit_gradient));
+            let weighted = weights.map(|_| (workspace.loss_weights.matrix(first, 1, rows, rows), logit_gradient));
             model.operations.cross_entropy(logits, targets, losses, weighted)?;
             if weights.is_some() {
                 model.multiply(gradient.rows(first, rows), logit_gradient, head)?;

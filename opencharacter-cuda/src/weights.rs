@@ -186,8 +186,7 @@ impl Weights {
         let config = decoder.config();
         let weights: std::collections::BTreeMap<Parameter, _> = decoder.weights().into_iter().collect();
         let rows = |parameter: Parameter| weights.get(&parameter).map(|weight| weight.to_rows());
-        let needed =
-            |parameter: Parameter| rows(parameter).ok_or_else(|| DeviceError::Parameter(parameter.name()));
+        let needed = |parameter: Parameter| rows(parameter).ok_or_else(|| DeviceError::Parameter(parameter.name()));
         let table = |values: Vec<f32>| {
             let buffer = Buffer::new(device, Kind::Element, values.len(), "weights")?;
             buffer.write(0, &values)?;
@@ -205,8 +204,7 @@ impl Weights {
             let mut groups = Vec::with_capacity(layouts.len());
             for layout in &layouts {
                 let stride = layout.input_width();
-                let buffer =
-                    Buffer::zeros(device, Kind::Element, (layout.outputs + layout.ranks) * stride, "weights")?;
+                let buffer = Buffer::zeros(device, Kind::Element, (layout.outputs + layout.ranks) * stride, "weights")?;
                 for part in &layout.parts {
                     let mut wide = vec![0.0; part.outputs * stride];
                     let weight = needed(Parameter::Weight(layer, part.name))?;

@@ -45,7 +45,8 @@ fn golden_batch(family: &str) -> PackedBatch {
 fn batch(lengths: &[usize]) -> PackedBatch {
     let mut batch = PackedBatch::new();
     for (seed, &length) in lengths.iter().enumerate() {
-        let tokens: Vec<u32> = (0..length).map(|place| ((place * 37 + seed * 11 + place * place) % 64) as u32).collect();
+        let tokens: Vec<u32> =
+            (0..length).map(|place| ((place * 37 + seed * 11 + place * place) % 64) as u32).collect();
         let trained: Vec<bool> = (0..length).map(|place| place % 3 != 0).collect();
         batch.push(&tokens, &trained);
     }
@@ -122,12 +123,7 @@ fn weight_gradients(decoder: &Decoder, batch: &PackedBatch) -> (Vec<f32>, BTreeM
     (losses, decoder.weights().into_iter().map(|(parameter, weight)| (parameter, weight.to_rows())).collect())
 }
 
-fn compare_weights(
-    what: &str,
-    decoder: &Decoder,
-    batch: &PackedBatch,
-    (precision, tolerance): (Precision, Tolerance),
-) {
+fn compare_weights(what: &str, decoder: &Decoder, batch: &PackedBatch, (precision, tolerance): (Precision, Tolerance)) {
     let (expected_losses, expected) = weight_gradients(decoder, batch);
     let model = DeviceModel::new(emulation(precision), decoder, Training::Weights).unwrap();
     let losses = model.loss_and_gradients(batch, TokenWeights::Equal, PassOptions::default()).unwrap();

@@ -51,7 +51,12 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
 }
 
 /// Losses, gradients and, after an update, parameters.
-fn results(device: Rc<dyn Device>, decoder: &Decoder, training: Training<'_>, options: PassOptions) -> Vec<(String, Vec<f32>)> {
+fn results(
+    device: Rc<dyn Device>,
+    decoder: &Decoder,
+    training: Training<'_>,
+    options: PassOptions,
+) -> Vec<(String, Vec<f32>)> {
     let model = DeviceModel::new(device, decoder, training).unwrap();
     let batch = batch(&[1, 65, 130, 33, 250], decoder.config().vocab_size);
     let losses = model.loss_and_gradients(&batch, TokenWeights::Equal, options).unwrap();
@@ -91,7 +96,9 @@ fn a_gpu_gives_what_the_emulation_gives() {
     let device: Rc<dyn Device> = Rc::new(Cuda::open(0).unwrap());
     println!("on {}", device.name());
     let mut worst: f64 = 0.0;
-    for (head_dim, window, head_norms) in [(64, None, false), (128, Some(70), true), (80, None, false), (12, None, true)] {
+    for (head_dim, window, head_norms) in
+        [(64, None, false), (128, Some(70), true), (80, None, false), (12, None, true)]
+    {
         let biases = if head_norms { Vec::new() } else { LinearName::ALL[..3].to_vec() };
         let mut source = RandomWeights::new(1, &biases, head_norms);
         let decoder = Decoder::load(shape(head_dim, window), &mut source).unwrap();

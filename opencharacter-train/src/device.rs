@@ -54,7 +54,8 @@ impl HostCopies<'_> {
         let moments = self.optimizer.moments_mut().flat_map(|(parameter, [first, second])| {
             [(parameter, State::First, first.as_mut_slice()), (parameter, State::Second, second.as_mut_slice())]
         });
-        let rows = |(parameter, state, values): (_, _, &mut [f32])| (parameter, state, shapes.to_rows(parameter, values));
+        let rows =
+            |(parameter, state, values): (_, _, &mut [f32])| (parameter, state, shapes.to_rows(parameter, values));
         Ok(model.write(masters.chain(moments).map(rows))?)
     }
 }

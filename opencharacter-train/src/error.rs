@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use opencharacter_core::PromptError;
+use opencharacter_cuda::DeviceError;
 use opencharacter_nn::NnError;
 
 /// Why training could not start or go on.
@@ -64,6 +65,9 @@ pub enum TrainError {
     /// The tensor library refused.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// The GPU refused.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The system prompt's template failed.
     #[error(transparent)]
     Prompt(#[from] PromptError),

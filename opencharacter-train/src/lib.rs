@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod config;
+mod device;
 mod error;
 mod example;
 mod masks;

@@ -88,6 +88,11 @@ impl AdamW {
         team::for_each_chunk(&mut pieces, 1, |_, pieces| pieces.iter_mut().for_each(Piece::apply));
     }
 
+    /// Every parameter's two moments.
+    pub(crate) fn moments_mut(&mut self) -> impl Iterator<Item = (Parameter, [&mut Vec<f32>; 2])> {
+        self.moments.iter_mut().map(|(&parameter, moments)| (parameter, [&mut moments.first, &mut moments.second]))
+    }
+
     /// The moments as named tensors, for a checkpoint.
     pub(crate) fn state(&self) -> Result<Vec<(String, Tensor)>, TrainError> {
         let mut tensors = Vec::with_capacity(2 * self.moments.len());

@@ -107,7 +107,7 @@ pub fn train(
     if let Some(done) = finished(folder, &run, job.config.method) {
         return Ok(Outcome::Done(done));
     }
-    let mut trainer = Trainer::new(job.model, job.start, job.config)?;
+    let mut trainer = Trainer::on(job.device, &job.model.decoder, job.start, job.config)?;
     let going = |done, total| {
         progress(TrainProgress::Reference { done, total });
         !stop.load(Ordering::Relaxed)

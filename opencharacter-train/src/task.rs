@@ -1,4 +1,7 @@
+use std::rc::Rc;
+
 use opencharacter_core::{content_hash, hex};
+use opencharacter_cuda::Device;
 use opencharacter_nn::{LoraAdapter, Model};
 
 use crate::{Example, Method, Pack, PreferenceExample, TrainConfig, TrainError, pack};
@@ -14,6 +17,8 @@ pub struct Job<'a> {
     pub task: Task<'a>,
     /// The settings; of `lora`, only the dropout counts where there is a `start`.
     pub config: &'a TrainConfig,
+    /// Where it is trained, if not here. The run is the same one: it may go on elsewhere, with other rounding.
+    pub device: Option<&'a Rc<dyn Device>>,
 }
 
 /// What is learned, and what of it is set aside to be measured.

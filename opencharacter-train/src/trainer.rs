@@ -1,14 +1,16 @@
-use std::path::Path;
+use std::{path::Path, rc::Rc};
 
 use opencharacter_core::KeyedRandom;
+use opencharacter_cuda::{Device, DeviceModel, Update};
 use opencharacter_nn::{
-    Adapter, Decoder, Gradients, LoraAdapter, Model, PackedBatch, Parameter, PassOptions, TokenWeights, Trainable,
-    loss_and_gradients, token_losses,
+    Adapter, Decoder, Gradients, LoraAdapter, Model, PackedAdapter, PackedBatch, Parameter, PassOptions, TokenWeights,
+    Trainable, loss_and_gradients, token_losses,
 };
 
 use crate::{
     Method, TrainConfig, TrainError,
     checkpoint::{self, load_moments},
+    device::{self, HostCopies},
     optimizer::AdamW,
     preference::{log_ratios, pair_loss, token_weights},
     reference::References,
@@ -21,9 +23,11 @@ pub struct Trainer {
     decoder: Decoder,
     /// None when every weight is trained.
     adapter: Option<LoraAdapter>,
-    /// Of the step in progress; kept from step to step for their memory.
+    /// Of the step in progress; kept from step to step for their memory. Empty where a device computes.
     gradients: Gradients,
     optimizer: AdamW,
+    /// Where passes and updates run, if not here. What is trained is then newer there until it is saved.
+    device: Option<DeviceModel>,
     config: TrainConfig,
 }
 
@@ -103,24 +107,41 @@ pub struct StepOutcome {
 impl Trainer {
     /// A copy of `start` or a fresh adapter on `model`, or a copy of all its weights, as `config` says.
     pub fn new(model: &Model, start: Option<&LoraAdapter>, config: &TrainConfig) -> Result<Self, TrainError> {
+        Self::on(None, &model.decoder, start, config)
+    }
+
+    /// As [`Trainer::new`], on `device` where there is one.
+    pub fn on(
+        device: Option<&Rc<dyn Device>>,
+        decoder: &Decoder,
+        start: Option<&LoraAdapter>,
+        config: &TrainConfig,
+    ) -> Result<Self, TrainError> {
         config.validate()?;
         let adapter = match (config.method, start) {
             (Method::Lora, Some(start)) => Some(start.clone()),
-            (Method::Lora, None) => Some(LoraAdapter::new(config.lora.clone(), model.decoder.config(), config.seed)),
+            (Method::Lora, None) => Some(LoraAdapter::new(config.lora.clone(), decoder.config(), config.seed)),
             (Method::Full, _) => None,
         };
-        let mut decoder = model.decoder.clone();
+        let mut decoder = decoder.clone();
         if adapter.is_none() {
             decoder.thaw();
         }
-        let gradients = match &adapter {
+        let mut gradients = match &adapter {
             Some(adapter) => adapter.gradients(),
             None => Gradients::zeros(
                 weights_mut(&mut decoder)?.into_iter().map(|(parameter, values)| (parameter, values.len())),
             ),
         };
         let optimizer = AdamW::new(&gradients, config.betas, config.weight_decay);
-        Ok(Self { decoder, adapter, gradients, optimizer, config: config.clone() })
+        let device = match device {
+            Some(device) => {
+                gradients = Gradients::zeros([]);
+                Some(device::model(Rc::clone(device), &decoder, adapter.as_ref())?)
+            }
+            None => None,
+        };
+        Ok(Self { decoder, adapter, gradients, optimizer, device, config: config.clone() })
     }
 
     /// One update on `batches`, which is step `step` (from 1) of its run.
@@ -134,7 +155,10 @@ impl Trainer {
         learning_rate: f64,
         step: usize,
     ) -> Result<StepOutcome, TrainError> {
-        self.gradients.clear();
+        match &self.device {
+            Some(device) => device.clear_gradients()?,
+            None => self.gradients.clear(),
+        }
         let mut sum = LossSum::default();
         for (index, batch) in batches.iter().enumerate() {
             sum.add(self.add_gradients(*batch, step, index)?);
@@ -145,7 +169,8 @@ impl Trainer {
         // One mean over all tokens or pairs of the step: a mean of means would weigh short batches more.
         let scale = 1.0 / sum.units as f64;
         let loss = sum.loss * scale;
-        let gradient_norm = norm(self.gradients.iter().map(|(_, gradient)| gradient)) * scale;
+        let squares = self.squared_gradient_norms()?;
+        let gradient_norm = squares.iter().map(|(_, square)| square).sum::<f64>().sqrt() * scale;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             return Err(TrainError::NotFinite {
                 loss: if loss.is_finite() { gradient_norm } else { loss },
@@ -154,18 +179,62 @@ impl Trainer {
             });
         }
         if step == 1 {
-            self.check_gradients()?;
+            check_gradients(&squares)?;
         }
         let clip = (self.config.max_gradient_norm / gradient_norm.max(1e-12)).min(1.0);
-        let parameters = match &mut self.adapter {
-            Some(adapter) => adapter.parameters_mut(),
-            None => weights_mut(&mut self.decoder)?,
-        };
-        self.optimizer.step(parameters, &self.gradients, scale * clip, learning_rate, step);
+        self.update(scale * clip, learning_rate, step)?;
         let tokens = batches.iter().map(|batch| batch.batch().tokens.len()).sum();
         let is_pairs = matches!(batches[0], StepBatch::Preferences { .. });
         let preferred = is_pairs.then_some(sum.preferred as f64 * scale);
         Ok(StepOutcome { loss, preferred, gradient_norm, trained_tokens: sum.trained_tokens, tokens })
+    }
+
+    /// Each parameter's sum of squared gradients.
+    fn squared_gradient_norms(&self) -> Result<Vec<(Parameter, f64)>, TrainError> {
+        match &self.device {
+            Some(device) => Ok(device.squared_gradient_norms()?),
+            None => Ok(self.gradients.iter().map(|(parameter, gradient)| (parameter, square(gradient))).collect()),
+        }
+    }
+
+    fn update(&mut self, gradient_scale: f64, learning_rate: f64, step: usize) -> Result<(), TrainError> {
+        let TrainConfig { betas, weight_decay, .. } = self.config;
+        if let Some(device) = &self.device {
+            return Ok(device.update(Update { betas, weight_decay, gradient_scale, learning_rate, step })?);
+        }
+        let parameters = match &mut self.adapter {
+            Some(adapter) => adapter.parameters_mut(),
+            None => weights_mut(&mut self.decoder)?,
+        };
+        self.optimizer.step(parameters, &self.gradients, gradient_scale, learning_rate, step);
+        Ok(())
+    }
+
+    /// Each trained token's loss; gradients are added up where the trainer computes.
+    fn loss_and_gradients(
+        &mut self,
+        batch: &PackedBatch,
+        weights: TokenWeights<'_>,
+        options: PassOptions,
+    ) -> Result<Vec<f32>, TrainError> {
+        if let Some(device) = &self.device {
+            return Ok(device.loss_and_gradients(batch, weights, options)?);
+        }
+        let trainable = self.adapter.as_ref().map_or(Trainable::Weights, Trainable::Lora);
+        Ok(loss_and_gradients(&self.decoder, trainable, batch, weights, options, &mut self.gradients)?)
+    }
+
+    /// Each trained token's loss in `batch`, without gradients.
+    fn token_losses(&self, batch: &PackedBatch, adapter: Adapter<'_>) -> Result<Vec<f32>, TrainError> {
+        match &self.device {
+            Some(device) => Ok(device.token_losses(batch)?),
+            None => Ok(token_losses(&self.decoder, batch, adapter)?),
+        }
+    }
+
+    /// The adapter as a forward pass on this machine takes it; nothing where a device computes.
+    fn packed_adapter(&self) -> Option<PackedAdapter> {
+        self.adapter.as_ref().filter(|_| self.device.is_none()).map(LoraAdapter::pack)
     }
 
     /// Adds one batch's gradients.
@@ -178,19 +247,15 @@ impl Trainer {
             lora_dropout: if self.adapter.is_some() { self.config.lora.dropout } else { 0.0 },
             key,
         };
-        let trainable = self.adapter.as_ref().map_or(Trainable::Weights, Trainable::Lora);
         let beta = self.config.preference_beta;
-        let gradients = &mut self.gradients;
         match batch {
             StepBatch::Dialogues(batch) => {
-                let weights = TokenWeights::Equal;
-                let losses = loss_and_gradients(&self.decoder, trainable, batch, weights, options, gradients)?;
+                let losses = self.loss_and_gradients(batch, TokenWeights::Equal, options)?;
                 Ok(LossSum::of_tokens(&losses))
             }
             StepBatch::Preferences { batch, reference } => {
                 let weigh = |losses: &[f32]| token_weights(batch, losses, reference, beta);
-                let weights = TokenWeights::FromLosses(&weigh);
-                let losses = loss_and_gradients(&self.decoder, trainable, batch, weights, options, gradients)?;
+                let losses = self.loss_and_gradients(batch, TokenWeights::FromLosses(&weigh), options)?;
                 Ok(LossSum::of_pairs(batch, &losses, reference, beta))
             }
         }
@@ -198,11 +263,11 @@ impl Trainer {
 
     /// Mean loss over data that is not trained, as [`crate::Task`] defines it; nothing where there is none.
     pub(crate) fn held_out_loss(&self, data: TaskData<'_>, references: &References) -> Result<Option<f64>, TrainError> {
-        let packed = self.adapter.as_ref().map(LoraAdapter::pack);
+        let packed = self.packed_adapter();
         let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
         let mut sum = LossSum::default();
         for (batch, places) in data.pack(&self.config, 0) {
-            let losses = token_losses(&self.decoder, &batch, adapter)?;
+            let losses = self.token_losses(&batch, adapter)?;
             sum.add(match data {
                 TaskData::Dialogues(_) => LossSum::of_tokens(&losses),
                 TaskData::Preferences(_) => {
@@ -216,17 +281,18 @@ impl Trainer {
 
     /// `log p(chosen) - log p(rejected)` of each pair of a batch as the model stands.
     pub(crate) fn log_ratios(&self, batch: &PackedBatch) -> Result<Vec<f64>, TrainError> {
-        let packed = self.adapter.as_ref().map(LoraAdapter::pack);
+        let packed = self.packed_adapter();
         let adapter = packed.as_ref().map_or(Adapter::Base, Adapter::Packed);
-        Ok(log_ratios(batch, &token_losses(&self.decoder, batch, adapter)?))
+        Ok(log_ratios(batch, &self.token_losses(batch, adapter)?))
     }
 
-    /// The adapter, where one is trained.
+    /// The adapter, where one is trained; under a device, as it was when it was last saved.
     pub fn adapter(&self) -> Option<&LoraAdapter> {
         self.adapter.as_ref()
     }
 
-    /// The weights: the base model's under an adapter, the trained ones without.
+    /// The weights: the base model's under an adapter, the trained ones without; under a device, as they were when
+    /// they were last saved.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -242,6 +308,10 @@ impl Trainer {
 
     /// Writes parameters and moments under `folder`.
     pub(crate) fn save(&mut self, folder: &Path, base_model: &str) -> Result<(), TrainError> {
+        let Self { decoder, adapter, optimizer, device, .. } = self;
+        if let Some(device) = device {
+            HostCopies { decoder, adapter: adapter.as_mut(), optimizer }.pull(device)?;
+        }
         match &self.adapter {
             Some(adapter) => adapter.save(folder, base_model)?,
             None => checkpoint::save_weights(folder, &weights_mut(&mut self.decoder)?)?,
@@ -255,28 +325,32 @@ impl Trainer {
             Some(adapter) => *adapter = LoraAdapter::load(folder, self.decoder.config())?,
             None => checkpoint::load_weights(folder, weights_mut(&mut self.decoder)?)?,
         }
-        self.optimizer.restore(&load_moments(folder)?)
-    }
-
-    /// At the first step `B` is zero, so the gradient of `A` is too; that of anything else must not be.
-    fn check_gradients(&self) -> Result<(), TrainError> {
-        for (parameter, gradient) in self.gradients.iter() {
-            if !matches!(parameter, Parameter::LoraA(..)) && norm([gradient]) == 0.0 {
-                return Err(TrainError::NoGradient { parameter: parameter.name() });
-            }
+        self.optimizer.restore(&load_moments(folder)?)?;
+        let Self { decoder, adapter, optimizer, device, .. } = self;
+        match device {
+            Some(device) => HostCopies { decoder, adapter: adapter.as_mut(), optimizer }.push(device),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
+/// At the first step `B` is zero, so the gradient of `A` is too; that of anything else must not be.
+fn check_gradients(squares: &[(Parameter, f64)]) -> Result<(), TrainError> {
+    for (parameter, square) in squares {
+        if !matches!(parameter, Parameter::LoraA(..)) && *square == 0.0 {
+            return Err(TrainError::NoGradient { parameter: parameter.name() });
+        }
+    }
+    Ok(())
+}
+
 /// The weights of a thawed decoder.
-fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut [f32])>, TrainError> {
+pub(crate) fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut [f32])>, TrainError> {
     decoder
         .parameters_mut()
         .ok_or_else(|| TrainError::Tensor(candle_core::Error::Msg("the weights to train are not thawed".into())))
 }
 
-fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
-    let square = |values: &[f32]| values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
-    gradients.into_iter().map(square).sum::<f64>().sqrt()
+fn square(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
 }

@@ -5,6 +5,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::{
         LazyLock,
         atomic::{AtomicBool, Ordering},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, PreferencePair, SystemPrompt};
+use opencharacter_cuda::{Device, Emulated, Precision};
 use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraAdapter, LoraConfig, Model, SafetensorsFolder, Tokenizer};
 use opencharacter_train::{
     Example, ExampleOptions, Job, Method, Outcome, PreferenceExample, ProfileDropout, StepBatch, StepMetrics, Task,
@@ -67,6 +69,10 @@ fn config() -> TrainConfig {
 }
 
 fn run(folder: &Path, config: &TrainConfig, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
+    run_on(Place::Here, folder, config, stop_at)
+}
+
+fn run_on(place: Place, folder: &Path, config: &TrainConfig, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let progress = |progress: TrainProgress<'_>| {
         if matches!(progress, TrainProgress::Step { metrics, .. } if Some(metrics.step) == stop_at) {
@@ -74,7 +80,19 @@ fn run(folder: &Path, config: &TrainConfig, stop_at: Option<usize>) -> Result<Ou
         }
     };
     let task = Task::Dialogues { train: &examples(30, 1), held_out: &examples(8, 2) };
-    train(Job { model: &MODEL, start: None, task, config }, folder, &stop, &progress)
+    let device: Option<Rc<dyn Device>> = match place {
+        Place::Here => None,
+        Place::Device => Some(Rc::new(Emulated::new(Precision::F32, false))),
+    };
+    train(Job { model: &MODEL, start: None, task, config, device: device.as_ref() }, folder, &stop, &progress)
+}
+
+/// What trains.
+#[derive(Clone, Copy)]
+enum Place {
+    Here,
+    /// The emulation of a GPU.
+    Device,
 }
 
 fn done(outcome: Outcome) -> Trained {
@@ -233,7 +251,13 @@ fn nonsense_settings_are_named() {
     assert!(error.to_string().contains("`lora.dropout`"), "{error}");
     let stop = AtomicBool::new(false);
     let error = train(
-        Job { model: &MODEL, start: None, task: Task::Dialogues { train: &[], held_out: &[] }, config: &config() },
+        Job {
+            model: &MODEL,
+            start: None,
+            task: Task::Dialogues { train: &[], held_out: &[] },
+            config: &config(),
+            device: None,
+        },
         folder.path(),
         &stop,
         &|_| (),
@@ -340,7 +364,7 @@ fn prefer(folder: &Path, start: Option<&LoraAdapter>, stop_at: Option<usize>) ->
         }
     };
     let task = Task::Preferences { train: &pairs(30, 1), held_out: &pairs(8, 2) };
-    train(Job { model: &MODEL, start, task, config: &config() }, folder, &stop, &progress)
+    train(Job { model: &MODEL, start, task, config: &config(), device: None }, folder, &stop, &progress)
 }
 
 #[test]
@@ -416,4 +440,43 @@ fn pairs_train_what_differs_and_name_what_is_left_out() {
     };
     assert!(trained(&built.examples[0].chosen).starts_with(" Ada."), "{}", trained(&built.examples[0].chosen));
     assert!(trained(&built.examples[0].rejected).starts_with(" Bo."), "{}", trained(&built.examples[0].rejected));
+}
+
+#[test]
+fn a_device_trains_what_this_machine_trains() {
+    for method in [Method::Lora, Method::Full] {
+        // Steps small enough that rounding does not grow into another path.
+        let config = TrainConfig { method, epochs: 1, learning_rate: 1e-3, weight_decay: 0.01, ..config() };
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let expected = done(run(here.path(), &config, None).unwrap());
+        let found = done(run_on(Place::Device, there.path(), &config, None).unwrap());
+        assert_eq!(found.parameters, expected.parameters);
+        for (found, expected) in metrics(there.path()).iter().zip(metrics(here.path())) {
+            let step = expected.step;
+            assert!((found.loss - expected.loss).abs() < 1e-4 * expected.loss, "{method:?}, step {step}");
+            let norms = (found.gradient_norm - expected.gradient_norm).abs() / expected.gradient_norm;
+            assert!(norms < 1e-3, "{method:?}, step {step}: norms differ by {norms}");
+        }
+        let (found, expected) = (found.held_out_after.unwrap(), expected.held_out_after.unwrap());
+        assert!((found - expected).abs() < 1e-4 * expected, "{method:?}: {found} against {expected}");
+    }
+}
+
+#[test]
+fn training_on_a_device_resumes_bit_for_bit_and_goes_on_elsewhere() {
+    for method in [Method::Lora, Method::Full] {
+        let config = TrainConfig { method, epochs: 1, learning_rate: 1e-3, ..config() };
+        let [whole, broken, moved] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let trained = done(run_on(Place::Device, whole.path(), &config, None).unwrap());
+        for folder in [&broken, &moved] {
+            let stopped = run_on(Place::Device, folder.path(), &config, Some(2)).unwrap();
+            assert_eq!(stopped, Outcome::Interrupted { step: 2 });
+        }
+        let resumed = done(run_on(Place::Device, broken.path(), &config, None).unwrap());
+        assert_eq!(resumed.held_out_after, trained.held_out_after, "{method:?}");
+        assert_eq!(metrics(broken.path()), metrics(whole.path()), "{method:?}");
+        let elsewhere = done(run(moved.path(), &config, None).unwrap());
+        let (found, expected) = (elsewhere.held_out_after.unwrap(), trained.held_out_after.unwrap());
+        assert!((found - expected).abs() < 1e-4 * expected, "{method:?}: {found} against {expected}");
+    }
 }

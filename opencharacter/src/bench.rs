@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{BenchCommand, BenchEngineArguments, BenchTrainArguments},
+    devices::peak_flops,
     interrupt::Interrupt,
     models, output,
 };
@@ -38,13 +39,26 @@ struct TrainReport {
     peak_resident_bytes: Option<u64>,
     /// What [`MemoryEstimate`] foresaw.
     expected_resident_bytes: usize,
-    /// Floating-point operations of a step's products with weights, as 4N or 6N per token and twice the adapter's.
+    /// Floating-point operations of a step's products with weights: 4N per token and 6 for each of the adapter's
+    /// parameters, or 6N where every weight is trained; attention is not counted.
     step_flops: f64,
+    /// N: the parameters that are multiplied, the head included and the embedding's look-up not.
+    matrix_parameters: f64,
+    /// The GPU, where one trains.
+    device: Option<String>,
+    /// The most memory that was allocated on the GPU at once, without the driver's and cuBLAS's own.
+    peak_device_bytes: Option<usize>,
+    /// `step_flops` per second over what the GPU can do at most; nothing where that is not known.
+    model_flops_utilisation: Option<f64>,
     loss: f64,
 }
 
 fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
-    let model = models::load(&arguments.model)?;
+    let device = arguments.device.open()?;
+    let decoder = match arguments.shape {
+        Some(shape) => shape.decoder()?,
+        None => models::load(&arguments.model)?.decoder.clone(),
+    };
     let config = TrainConfig {
         method: arguments.method.into(),
         lora: LoraConfig { rank: arguments.rank, alpha: 2.0 * arguments.rank as f32, ..LoraConfig::default() },
@@ -52,14 +66,16 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         recompute: arguments.recompute,
         ..TrainConfig::default()
     };
-    let mut trainer = Trainer::new(&model, None, &config)?;
-    let expected = MemoryEstimate::new(&model.decoder, &config, &config.lora, arguments.sequences * arguments.tokens);
-    drop(model);
+    let mut trainer = Trainer::on(device.as_ref(), &decoder, None, &config)?;
+    let expected = MemoryEstimate::new(&decoder, &config, &config.lora, arguments.sequences * arguments.tokens);
+    drop(decoder);
     reset_peak();
     let vocabulary = trainer.decoder().config().vocab_size;
     let mut seconds = Vec::with_capacity(arguments.steps);
     let mut loss = 0.0;
-    for step in 0..=arguments.steps {
+    // The first one allocates; on a GPU, the first ones also choose algorithms.
+    let warm_up = if device.is_some() { 3 } else { 1 };
+    for step in 0..warm_up + arguments.steps {
         let mut batch = PackedBatch::new();
         for sequence in 0..arguments.sequences {
             let tokens = random_tokens(arguments.tokens, vocabulary, &[step, sequence]);
@@ -68,15 +84,17 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         interrupt.check()?;
         let started = Instant::now();
         loss = trainer.step(&[StepBatch::Dialogues(&batch)], config.learning_rate, step + 1)?.loss;
-        // The first one allocates.
-        if step > 0 {
+        if step >= warm_up {
             seconds.push(started.elapsed().as_secs_f64());
         }
     }
     let tokens_per_step = arguments.sequences * arguments.tokens;
     let median = median(&seconds);
+    let step_flops = step_flops(&trainer, config.method) * tokens_per_step as f64;
+    let name = device.as_ref().map(|device| device.name());
+    let peak = arguments.peak_tflops.map(|peak| peak * 1e12).or_else(|| peak_flops(name.as_deref()?));
     let report = TrainReport {
-        model: arguments.model.clone(),
+        model: arguments.shape.map_or_else(|| arguments.model.clone(), |shape| shape.name()),
         method: config.method,
         threads: opencharacter_nn::team::threads(),
         tokens_per_step,
@@ -84,25 +102,37 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         tokens_per_second: tokens_per_step as f64 / median,
         peak_resident_bytes: peak_resident_bytes(),
         expected_resident_bytes: expected.total(),
-        step_flops: step_flops(&trainer, config.method) * tokens_per_step as f64,
+        step_flops,
+        matrix_parameters: matrix_parameters(&trainer),
+        model_flops_utilisation: peak.map(|peak| step_flops / median / peak),
+        peak_device_bytes: device.as_ref().map(|device| device.peak_bytes()),
+        device: name,
         step_seconds: seconds,
         loss,
     };
     if arguments.json {
         return output::json(&report);
     }
+    let on_device = report.device.as_ref().map_or_else(String::new, |device| {
+        let share = report.model_flops_utilisation.map_or("unknown".into(), |share| format!("{:.1} %", 100.0 * share));
+        format!(
+            "; {device}: MFU {share}, {} at the peak",
+            mebibytes(report.peak_device_bytes.map(|bytes| bytes as u64))
+        )
+    });
     output::line(&format!(
-        "{:.1} tokens/s, {:.3} s per step of {tokens_per_step} tokens (median of {}), {:.0} GFLOP/s, {} at the peak",
+        "{:.1} tokens/s, {:.3} s per step of {tokens_per_step} tokens (median of {}), {:.0} GFLOP/s, {} at the peak{}",
         report.tokens_per_second,
         median,
         arguments.steps,
         report.step_flops / median / 1e9,
         mebibytes(report.peak_resident_bytes),
+        on_device,
     ))
 }
 
-/// Operations per token in products with weights. The embedding is looked up, not multiplied; the head is multiplied.
-fn step_flops(trainer: &Trainer, method: Method) -> f64 {
+/// Parameters in products: the embedding is looked up, not multiplied; the head is multiplied.
+fn matrix_parameters(trainer: &Trainer) -> f64 {
     let config = trainer.decoder().config();
     let block: usize = opencharacter_nn::LinearName::ALL
         .iter()
@@ -111,10 +141,14 @@ fn step_flops(trainer: &Trainer, method: Method) -> f64 {
             outputs * inputs
         })
         .sum();
-    let weights = (config.num_hidden_layers * block + config.vocab_size * config.hidden_size) as f64;
+    (config.num_hidden_layers * block + config.vocab_size * config.hidden_size) as f64
+}
+
+/// Operations per token in products with weights.
+fn step_flops(trainer: &Trainer, method: Method) -> f64 {
     match method {
-        Method::Lora => 4.0 * weights + 6.0 * trainer.parameter_count() as f64,
-        Method::Full => 6.0 * weights,
+        Method::Lora => 4.0 * matrix_parameters(trainer) + 6.0 * trainer.parameter_count() as f64,
+        Method::Full => 6.0 * matrix_parameters(trainer),
     }
 }
 

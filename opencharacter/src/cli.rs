@@ -8,7 +8,8 @@ use opencharacter_nn::{LinearName, WeightType};
 use opencharacter_synth::OnError;
 use opencharacter_train::{Method, Schedule};
 
-use crate::model_source::DEFAULT_MODEL;
+use crate::{devices::DeviceArgument, model_source::DEFAULT_MODEL, shapes::Shape};
+
 
 /// From one-line personas to a fine-tuned, measured, playable character model.
 #[derive(Debug, Parser)]
@@ -280,6 +281,9 @@ pub struct TrainArguments {
     /// Compute activations twice instead of keeping them: less memory, more time
     #[arg(long)]
     pub recompute: bool,
+    /// What trains
+    #[arg(long, value_enum, default_value_t = DeviceArgument::Cpu)]
+    pub device: DeviceArgument,
     /// Decides initial weights and order
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -545,6 +549,15 @@ pub struct BenchTrainArguments {
     /// Compute activations twice instead of keeping them
     #[arg(long)]
     pub recompute: bool,
+    /// What trains
+    #[arg(long, value_enum, default_value_t = DeviceArgument::Cpu)]
+    pub device: DeviceArgument,
+    /// Random weights of this shape in place of `--model`
+    #[arg(long, value_enum)]
+    pub shape: Option<Shape>,
+    /// What the GPU can do at most in dense bf16, for the MFU; known for the usual ones
+    #[arg(long)]
+    pub peak_tflops: Option<f64>,
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,

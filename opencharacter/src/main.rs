@@ -4,6 +4,7 @@
 mod bench;
 mod chat;
 mod cli;
+mod devices;
 mod evaluation;
 mod exporting;
 mod failure;
@@ -18,6 +19,7 @@ mod recipe;
 mod run;
 mod run_folder;
 mod scoring;
+mod shapes;
 mod synthesis;
 mod training;
 

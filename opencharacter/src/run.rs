@@ -254,7 +254,7 @@ impl Run {
         let held_out = training::examples(model, &made.references, &made.characters, system, &config, false)?;
         let started = Instant::now();
         let task = Task::Dialogues { train: &examples, held_out: &held_out };
-        let job = Job { model, start: None, task, config: &config };
+        let job = Job { model, start: None, task, config: &config, device: None };
         let trained = training::train(job, self.folder.path(), interrupt);
         self.clock.add("training", started);
         trained

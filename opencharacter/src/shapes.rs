@@ -28,6 +28,11 @@ impl Shape {
         Ok(Decoder::load(self.config(), &mut RandomWeights::new(0, biases, false))?)
     }
 
+    /// As it is called on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     fn config(self) -> DecoderConfig {
         let smol_lm2 = DecoderConfig {
             vocab_size: 49_152,

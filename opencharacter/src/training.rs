@@ -25,6 +25,8 @@ use crate::{
 /// `opencharacter train`
 pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> {
     let mut config = config(arguments);
+    // First of all: a GPU that is not there is said at once.
+    let device = arguments.device.open()?;
     let model = models::load(&arguments.model)?;
     let start = match &arguments.adapter {
         Some(folder) => Some(LoraAdapter::load(folder, model.decoder.config())?),
@@ -52,7 +54,7 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
         return Err(Usage("`train` needs `--out DIR` (or `--show-masks N`)".into()).into());
     };
     let _folder = RunFolder::open(out)?;
-    let job = Job { model: &model, start: start.as_ref(), task, config: &config };
+    let job = Job { model: &model, start: start.as_ref(), task, config: &config, device: device.as_ref() };
     let trained = train(job, out, interrupt)?;
     if arguments.json {
         return output::json(&trained);

@@ -28,7 +28,8 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     let folder = workspace.target_path("cuda");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
 
-    let mut cargo = workspace.cargo_command(&["build", "--release", "--package", "opencharacter", "--features", "cuda"]);
+    let mut cargo =
+        workspace.cargo_command(&["build", "--release", "--package", "opencharacter", "--features", "cuda"]);
     run(cargo.env("NVCC", &nvcc))?;
     let program = keep(&workspace.target_path("release/opencharacter"), &folder.join("opencharacter"))?;
 

@@ -46,7 +46,7 @@ pub(super) fn metadata(export: &Export<'_>, out: &Path) -> Result<Vec<(String, V
     Ok(metadata)
 }
 
-/// The one factor of linear RoPE scaling, which GGUF has in its metadata; other factors are a tensor.
+/// The one factor of linear `RoPE` scaling, which GGUF has in its metadata; other factors are a tensor.
 pub(super) fn linear_factor(factors: &[f32]) -> Option<f32> {
     let first = factors.first().copied();
     first.filter(|first| factors.iter().all(|factor| factor == first))
@@ -83,7 +83,7 @@ fn refuse_unsayable(export: &Export<'_>, architecture: Architecture) -> Result<(
 }
 
 /// What describes the source file rather than the model stays behind, and so does an empty array, whose type is lost.
-/// RoPE scaling is written anew.
+/// `RoPE` scaling is written anew.
 fn is_carried(key: &str, value: &Value) -> bool {
     let of_the_file = matches!(key, "general.file_type" | "general.quantization_version" | "general.alignment")
         || key.starts_with("split.")

@@ -5,11 +5,18 @@
 //! token is therefore a merge, in the order of the scores; where two tokens have one score, the longer left half comes
 //! first, then the longer right half, as Hugging Face's converter orders them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+    iter, mem,
+};
 
 use serde_json::Value;
 
 use super::SPACE;
+
+/// Two halves that become one token.
+type Merge<'a> = (&'a str, &'a str);
 
 /// What a GGUF file has to say of a SentencePiece tokenizer, beside its tokens.
 #[derive(Debug, PartialEq)]
@@ -25,7 +32,7 @@ pub(super) fn merges_by_score<'a>(
     tokens: &'a [String],
     scores: &[f32],
     mergeable: impl Fn(usize) -> bool,
-) -> Vec<(&'a str, &'a str)> {
+) -> Vec<Merge<'a>> {
     let known: HashSet<&str> = tokens.iter().map(String::as_str).collect();
     let mut merges: Vec<(f32, &str, &str)> = Vec::new();
     for (id, token) in tokens.iter().enumerate().filter(|(id, _)| mergeable(*id)) {
@@ -63,8 +70,8 @@ pub(crate) fn is_byte_token(token: &str) -> bool {
 }
 
 /// The pairs of `model.merges`, in both spellings.
-fn merges_of(json: &Value) -> Vec<(&str, &str)> {
-    fn pair(merge: &Value) -> Option<(&str, &str)> {
+fn merges_of(json: &Value) -> Vec<Merge<'_>> {
+    fn pair(merge: &Value) -> Option<Merge<'_>> {
         match merge {
             Value::Array(pair) => Some((pair.first()?.as_str()?, pair.get(1)?.as_str()?)),
             other => other.as_str()?.split_once(' '),
@@ -73,53 +80,59 @@ fn merges_of(json: &Value) -> Vec<(&str, &str)> {
     json["model"]["merges"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(pair).collect()
 }
 
-/// Scores that stand for exactly these merges: tokens whose merges lie between each other's get the same.
-fn scores(
-    merges: &[(&str, &str)],
-    tokens: &[String],
-    mergeable: impl Fn(usize) -> bool + Copy,
-) -> Result<Vec<f32>, String> {
+/// Scores that stand for exactly these merges; the error names the first that they would put elsewhere.
+fn scores(merges: &[Merge<'_>], tokens: &[String], mergeable: impl Fn(usize) -> bool) -> Result<Vec<f32>, String> {
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(id, token)| (token.as_str(), id)).collect();
-    let result = |merge: &(&str, &str)| ids.get(format!("{}{}", merge.0, merge.1).as_str()).copied();
-    let merges: Vec<(usize, &(&str, &str))> = merges
-        .iter()
-        .filter_map(|merge| Some((result(merge)?, merge)))
-        .filter(|(token, _)| mergeable(*token))
-        .collect();
-    let last: HashMap<usize, usize> = merges.iter().enumerate().map(|(rank, (token, _))| (*token, rank)).collect();
-    // Best first: the merges of each score, and how many tokens they make.
-    let mut groups: Vec<(HashSet<usize>, Vec<(&str, &str)>)> = Vec::new();
-    let mut open_until = None;
-    for (rank, (token, merge)) in merges.iter().enumerate() {
-        if open_until.is_none_or(|end| rank > end) {
-            groups.push((HashSet::new(), Vec::new()));
-        }
-        open_until = open_until.max(last.get(token).copied());
-        let Some((made, of_score)) = groups.last_mut() else { continue };
-        made.insert(*token);
-        of_score.push(**merge);
-    }
+    let made = |merge: &Merge<'_>| ids.get(format!("{}{}", merge.0, merge.1).as_str()).copied();
+    let merges: Vec<(usize, Merge<'_>)> =
+        merges.iter().filter_map(|merge| Some((made(merge)?, *merge))).filter(|(token, _)| mergeable(*token)).collect();
+    let groups = groups(&merges);
     // What nothing merges into comes last, as SentencePiece has it.
     let mut scores = vec![0.0 - groups.len() as f32; tokens.len()];
-    for (place, (made, _)) in groups.iter().enumerate() {
-        made.iter().for_each(|&token| scores[token] = 0.0 - place as f32);
-    }
-    let expected = groups.into_iter().flat_map(|(made, mut merges)| {
-        // One token's own merges: SentencePiece takes the leftmost, whatever its halves.
-        if made.len() == 1 {
-            merges.sort_by_key(|(left, _)| std::cmp::Reverse(left.len()));
+    for (place, group) in groups.iter().enumerate() {
+        for &token in &group.tokens {
+            scores[token] = 0.0 - place as f32;
         }
-        merges
+    }
+    let expected = groups.into_iter().flat_map(|mut group| {
+        // One token's own merges: SentencePiece takes the leftmost, whatever its halves.
+        if group.tokens.len() == 1 {
+            group.merges.sort_by_key(|(left, _)| Reverse(left.len()));
+        }
+        group.merges
     });
     let found = merges_by_score(tokens, &scores, mergeable);
-    let mut pairs = expected.map(Some).chain(std::iter::repeat(None)).zip(found.iter().map(Some).chain([None]));
-    match pairs.find(|(expected, found)| *expected != found.copied()) {
+    let mut pairs = expected.map(Some).chain(iter::repeat(None)).zip(found.iter().copied().map(Some).chain([None]));
+    match pairs.find(|(expected, found)| expected != found) {
         None => Ok(scores),
         Some((expected, found)) => {
-            let (left, right) = expected.or(found.copied()).unwrap_or_default();
+            let (left, right) = expected.or(found).unwrap_or_default();
             Err(format!("its merges are not in the order of scores, the first at `{left}` + `{right}`"))
         }
     }
+}
+
+/// Tokens that have one score, since their merges lie between each other's.
+#[derive(Default)]
+struct Group<'a> {
+    tokens: HashSet<usize>,
+    merges: Vec<Merge<'a>>,
+}
+
+/// All merges with the tokens that they make, in their order, cut into as many groups as there can be scores.
+fn groups<'a>(merges: &[(usize, Merge<'a>)]) -> Vec<Group<'a>> {
+    let last: HashMap<usize, usize> = merges.iter().enumerate().map(|(rank, (token, _))| (*token, rank)).collect();
+    let mut groups = Vec::new();
+    let (mut group, mut end) = (Group::default(), 0);
+    for (rank, (token, merge)) in merges.iter().enumerate() {
+        group.tokens.insert(*token);
+        group.merges.push(*merge);
+        end = end.max(last[token]);
+        if rank == end {
+            groups.push(mem::take(&mut group));
+        }
+    }
+    groups
 }
 
 /// Whether a space is put before texts, by the only rules that GGUF has a name for.

@@ -10,7 +10,6 @@ use opencharacter_train::{Method, Schedule};
 
 use crate::{devices::DeviceArgument, model_source::DEFAULT_MODEL, shapes::Shape};
 
-
 /// From one-line personas to a fine-tuned, measured, playable character model.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true)]

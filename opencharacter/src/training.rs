@@ -233,6 +233,11 @@ fn announce(job: &Job<'_>) {
         }
     };
     eprintln!("training on {count} {kind}, {tokens} tokens of which {trained} are trained");
+    if let Some(device) = job.device {
+        // The estimate below is of this machine's memory.
+        eprintln!("training runs on {}", device.name());
+        return;
+    }
     let longest = match job.task {
         Task::Dialogues { train, .. } => train.iter().map(Piece::length).max(),
         Task::Preferences { train, .. } => train.iter().map(Piece::length).max(),

@@ -30,7 +30,9 @@ impl RandomWeights {
         let width = deviation * 12_f32.sqrt();
         team::for_each_chunk(&mut values, CHUNK, |chunk, values| {
             let mut random = KeyedRandom::new(self.seed, &[&name, &chunk.to_string()]);
-            values.iter_mut().for_each(|value| *value = mean + (random.uniform() as f32 - 0.5) * width);
+            for value in values {
+                *value = mean + (random.uniform() as f32 - 0.5) * width;
+            }
         });
         values
     }

@@ -116,6 +116,30 @@ impl AdamW {
     }
 }
 
+/// The Euclidean norm of all `gradients` together. Sums of chunks are added in their order, so threads change no bit.
+pub(crate) fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
+    let mut chunks: Vec<(&[f32], f64)> =
+        gradients.into_iter().flat_map(|gradient| gradient.chunks(CHUNK)).map(|chunk| (chunk, 0.0)).collect();
+    team::for_each_chunk(&mut chunks, 1, |_, chunks| {
+        for (chunk, sum) in chunks {
+            *sum = square_sum(chunk);
+        }
+    });
+    chunks.into_iter().map(|(_, sum)| sum).sum::<f64>().sqrt()
+}
+
+/// In eight sums side by side, which do not wait for each other.
+fn square_sum(values: &[f32]) -> f64 {
+    let (eights, rest) = values.as_chunks::<8>();
+    let mut sums = [0.0_f64; 8];
+    for values in eights {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value) * f64::from(value);
+        }
+    }
+    sums.into_iter().chain(rest.iter().map(|&value| f64::from(value) * f64::from(value))).sum()
+}
+
 /// Some elements of one parameter, with all that decides their update.
 struct Piece<'a> {
     update: Update,
@@ -134,6 +158,23 @@ impl Piece<'_> {
             *first = first_decay * *first + (1.0 - first_decay) * gradient;
             *second = second_decay * *second + (1.0 - second_decay) * gradient * gradient;
             *value = keep * *value - rate * *first / (second.sqrt() * root + EPSILON);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_norm_is_that_of_all_elements() {
+        // 1 + 4 + ... + n^2 = n (n + 1) (2n + 1) / 6, over several chunks and an odd rest.
+        let count = 2 * CHUNK + 5;
+        let values: Vec<f32> = (1..=count).map(|value| value as f32).collect();
+        let exact = (count as f64 * (count + 1) as f64 * (2 * count + 1) as f64 / 6.0).sqrt();
+        for cut in [0, 3, CHUNK, count] {
+            let found = norm([&values[..cut], &values[cut..]]);
+            assert!((found - exact).abs() < 1e-12 * exact, "cut at {cut}: {found}, expected {exact}");
         }
     }
 }

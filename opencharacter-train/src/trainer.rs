@@ -9,7 +9,7 @@ use opencharacter_nn::{
 use crate::{
     Example, Method, TrainConfig, TrainError,
     checkpoint::{self, load_moments},
-    optimizer::AdamW,
+    optimizer::{AdamW, norm},
     pack,
 };
 
@@ -197,9 +197,4 @@ pub fn held_out_loss(
         count += losses.len();
     }
     Ok((count > 0).then(|| sum / count as f64))
-}
-
-fn norm<'a>(gradients: impl IntoIterator<Item = &'a [f32]>) -> f64 {
-    let square = |values: &[f32]| values.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
-    gradients.into_iter().map(square).sum::<f64>().sqrt()
 }

@@ -38,6 +38,9 @@ struct TrainReport {
     peak_resident_bytes: Option<u64>,
     /// Floating-point operations of a step's products with weights, as 4N or 6N per token and twice the adapter's.
     step_flops: f64,
+    /// Those of a step's attention: 14 per pair of tokens that see each other and feature of a query head, 4 of them
+    /// forward.
+    attention_flops: f64,
     loss: f64,
 }
 
@@ -81,6 +84,7 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         tokens_per_second: tokens_per_step as f64 / median,
         peak_resident_bytes: peak_resident_bytes(),
         step_flops: step_flops(&trainer, config.method) * tokens_per_step as f64,
+        attention_flops: attention_flops(&trainer, arguments.sequences, arguments.tokens),
         step_seconds: seconds,
         loss,
     };
@@ -112,6 +116,14 @@ fn step_flops(trainer: &Trainer, method: Method) -> f64 {
         Method::Lora => 4.0 * weights + 6.0 * trainer.parameter_count() as f64,
         Method::Full => 6.0 * weights,
     }
+}
+
+/// Operations of causal attention over sequences of one length: two products forward, five backward.
+fn attention_flops(trainer: &Trainer, sequences: usize, tokens: usize) -> f64 {
+    let config = trainer.decoder().config();
+    let features = config.num_hidden_layers * config.num_attention_heads * config.head_dim;
+    let pairs: usize = (1..=tokens).map(|seen| config.sliding_window.map_or(seen, |window| seen.min(window))).sum();
+    14.0 * (sequences * pairs) as f64 * features as f64
 }
 
 /// What `bench engine --json` prints.

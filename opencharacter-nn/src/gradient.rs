@@ -95,6 +95,11 @@ pub fn loss_and_gradients(
     let mut kept = Vec::with_capacity(layers);
     for layer in 0..layers {
         let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention)?;
+        let tape = match trainable {
+            Trainable::Lora(_) => tape,
+            // Weights, gradients and moments are most of the memory already.
+            Trainable::Weights => tape.lightened(),
+        };
         kept.push((hidden, (!options.recompute).then_some(tape)));
         hidden = output;
     }

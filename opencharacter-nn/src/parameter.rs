@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use crate::LinearName;
+use crate::{LinearName, team};
+
+/// Elements per parallel task of [`Gradients::clear`].
+const CLEARED: usize = 262_144;
 
 /// Something that can be trained, in the order in which it is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,7 +77,9 @@ impl Gradients {
 
     /// Sets all of them to zero.
     pub fn clear(&mut self) {
-        self.0.values_mut().for_each(|values| values.fill(0.0));
+        for values in self.0.values_mut() {
+            team::for_each_chunk(values, CLEARED, |_, values| values.fill(0.0));
+        }
     }
 
     /// Each parameter with its gradient, in order.

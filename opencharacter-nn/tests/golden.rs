@@ -213,6 +213,14 @@ fn recomputed_gradients_are_the_stored_ones() {
     let (decoder, adapter, golden) = small_llama();
     let stored = lora_gradients(&decoder, &adapter, &packed(&golden), false);
     assert_eq!(stored, lora_gradients(&decoder, &adapter, &packed(&golden), true));
+    // Of every weight: part of a block's tape is computed again even without the option, and all of it with.
+    for family in FAMILIES {
+        let [part, all] = [false, true].map(|recompute| {
+            let (mut decoder, _, golden) = small(family);
+            weight_gradients(&mut decoder, &packed(&golden), recompute)
+        });
+        assert!(part == all, "{family}");
+    }
 }
 
 #[test]

@@ -121,6 +121,33 @@ impl AdamW {
     }
 }
 
+/// Each parameter's sum of squared gradients. Sums of chunks are added in their order, so threads change no bit.
+pub(crate) fn squared_norms(gradients: &Gradients) -> Vec<(Parameter, f64)> {
+    let mut chunks: Vec<(Parameter, &[f32], f64)> = gradients
+        .iter()
+        .flat_map(|(parameter, gradient)| gradient.chunks(CHUNK).map(move |chunk| (parameter, chunk, 0.0)))
+        .collect();
+    team::for_each_chunk(&mut chunks, 1, |_, chunks| {
+        for (_, chunk, sum) in chunks {
+            *sum = square_sum(chunk);
+        }
+    });
+    let of_one = chunks.chunk_by(|left, right| left.0 == right.0);
+    of_one.map(|chunks| (chunks[0].0, chunks.iter().map(|(_, _, sum)| sum).sum())).collect()
+}
+
+/// In eight sums side by side, which do not wait for each other.
+fn square_sum(values: &[f32]) -> f64 {
+    let (eights, rest) = values.as_chunks::<8>();
+    let mut sums = [0.0_f64; 8];
+    for values in eights {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value) * f64::from(value);
+        }
+    }
+    sums.into_iter().chain(rest.iter().map(|&value| f64::from(value) * f64::from(value))).sum()
+}
+
 /// Some elements of one parameter, with all that decides their update.
 struct Piece<'a> {
     update: Update,
@@ -139,6 +166,22 @@ impl Piece<'_> {
             *first = first_decay * *first + (1.0 - first_decay) * gradient;
             *second = second_decay * *second + (1.0 - second_decay) * gradient * gradient;
             *value = keep * *value - rate * *first / (second.sqrt() * root + EPSILON);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_of_all_elements_are_summed() {
+        // 1 + 4 + ... + n^2 = n (n + 1) (2n + 1) / 6, with and without an odd rest.
+        for count in [0, 5, 8, CHUNK, CHUNK + 5] {
+            let values: Vec<f32> = (1..=count).map(|value| value as f32).collect();
+            let exact = count as f64 * (count + 1) as f64 * (2 * count + 1) as f64 / 6.0;
+            let found = square_sum(&values);
+            assert!((found - exact).abs() <= 1e-12 * exact, "{count}: {found}, expected {exact}");
         }
     }
 }

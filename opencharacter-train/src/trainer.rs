@@ -11,7 +11,7 @@ use crate::{
     Method, TrainConfig, TrainError,
     checkpoint::{self, load_moments},
     device::{self, HostCopies},
-    optimizer::AdamW,
+    optimizer::{AdamW, squared_norms},
     preference::{log_ratios, pair_loss, token_weights},
     reference::References,
     task::TaskData,
@@ -193,7 +193,7 @@ impl Trainer {
     fn squared_gradient_norms(&self) -> Result<Vec<(Parameter, f64)>, TrainError> {
         match &self.device {
             Some(device) => Ok(device.squared_gradient_norms()?),
-            None => Ok(self.gradients.iter().map(|(parameter, gradient)| (parameter, square(gradient))).collect()),
+            None => Ok(squared_norms(&self.gradients)),
         }
     }
 
@@ -349,8 +349,4 @@ pub(crate) fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut 
     decoder
         .parameters_mut()
         .ok_or_else(|| TrainError::Tensor(candle_core::Error::Msg("the weights to train are not thawed".into())))
-}
-
-fn square(values: &[f32]) -> f64 {
-    values.iter().map(|&value| f64::from(value) * f64::from(value)).sum()
 }

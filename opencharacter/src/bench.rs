@@ -50,6 +50,9 @@ struct TrainReport {
     peak_device_bytes: Option<usize>,
     /// `step_flops` per second over what the GPU can do at most; nothing where that is not known.
     model_flops_utilisation: Option<f64>,
+    /// Those of a step's attention: 14 per pair of tokens that see each other and feature of a query head, 4 of them
+    /// forward.
+    attention_flops: f64,
     loss: f64,
 }
 
@@ -103,6 +106,7 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         peak_resident_bytes: peak_resident_bytes(),
         expected_resident_bytes: expected.total(),
         step_flops,
+        attention_flops: attention_flops(&trainer, arguments.sequences, arguments.tokens),
         matrix_parameters: matrix_parameters(&trainer),
         model_flops_utilisation: peak.map(|peak| step_flops / median / peak),
         peak_device_bytes: device.as_ref().map(|device| device.peak_bytes()),
@@ -150,6 +154,14 @@ fn step_flops(trainer: &Trainer, method: Method) -> f64 {
         Method::Lora => 4.0 * matrix_parameters(trainer) + 6.0 * trainer.parameter_count() as f64,
         Method::Full => 6.0 * matrix_parameters(trainer),
     }
+}
+
+/// Operations of causal attention over sequences of one length: two products forward, five backward.
+fn attention_flops(trainer: &Trainer, sequences: usize, tokens: usize) -> f64 {
+    let config = trainer.decoder().config();
+    let features = config.num_hidden_layers * config.num_attention_heads * config.head_dim;
+    let pairs: usize = (1..=tokens).map(|seen| config.sliding_window.map_or(seen, |window| seen.min(window))).sum();
+    14.0 * (sequences * pairs) as f64 * features as f64
 }
 
 /// What `bench engine --json` prints.

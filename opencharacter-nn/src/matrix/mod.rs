@@ -394,13 +394,14 @@ impl<'a> Product<'a> {
         let Storage::Blocks(blocks) = &matrix.storage else { return };
         let x = &x[row * matrix.inputs..(row + 1) * matrix.inputs];
         let first = panels.start;
+        // Tasks begin at even panels.
         while panels.len() >= 2 && (panels.start + 2) * PANEL <= self.features {
             // SAFETY: two whole panels of one row, by the caller's promise.
             let out = unsafe {
                 let start = self.out.get().add(row * self.features + panels.start * PANEL);
                 &mut *start.cast::<[f32; 2 * PANEL]>()
             };
-            if !blocks.multiply_row(panels.start, x, out, self.accumulate) {
+            if !blocks.multiply_row(panels.start / 2, x, out, self.accumulate) {
                 return;
             }
             panels.start += 2;

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::team::{self, Pointer};
 
-/// Tokens that are multiplied at once: 128 x 16 values are 8 KiB, and one strip of each factor stays in the
-/// first-level cache.
-const CHUNK: usize = 128;
+/// Tokens that are multiplied at once: 8 strips of 256 x 16 values are 128 KiB, a quarter of a core's second-level cache,
+/// and each tile of the result is read and written once for all of them.
+const CHUNK: usize = 256;
 /// Panels of the right factor that share a strip of the left one.
 const GROUP: usize = 8;
 
@@ -22,9 +22,10 @@ pub(crate) enum Target<'a> {
 
 /// `target[i][j] += sum over tokens of left[token][i] * right[token][j]`.
 ///
-/// `left` is `[tokens, left_features]`, `right` is `[tokens, right_features]`. Both are copied into small contiguous
-/// strips first: reading a column of a wide matrix would hit few cache sets again and again. Each element is one chain
-/// of fused multiply-adds in the order of the tokens, so threads change no bit.
+/// `left` is `[tokens, left_features]`, `right` is `[tokens, right_features]`. Both are copied into contiguous strips
+/// first, the left one whole and the right one as far as it is needed: reading a column of a wide matrix would hit few
+/// cache sets again and again. Each element is one chain of fused multiply-adds in the order of the tokens, so threads
+/// change no bit.
 pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, target: Target<'_>) {
     if tokens == 0 {
         return;
@@ -49,11 +50,14 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     let splits = (team::threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
     let split = left_features.div_ceil(splits).next_multiple_of(step);
     let splits = left_features.div_ceil(split);
+    let mut left_strips = vec![0.0_f32; left_features.div_ceil(step) * step * tokens];
+    team::for_each_chunk(&mut left_strips, step * tokens, |strip, target| {
+        copy_strip(left, left_features, strip * step, tokens, step, target);
+    });
     let task = |index: usize| {
         let (group, part) = (index / splits, index % splits);
         let strips = group * GROUP..((group + 1) * GROUP).min(panels);
         let mut right_strips = vec![0.0_f32; strips.len() * CHUNK * PANEL];
-        let mut left_strip = [0.0_f32; CHUNK * MAX_TILE_ROWS];
         for start in (0..tokens).step_by(CHUNK) {
             let count = CHUNK.min(tokens - start);
             for (strip, panel) in right_strips.chunks_exact_mut(CHUNK * PANEL).zip(strips.clone()) {
@@ -61,7 +65,7 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
             }
             for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
                 let rows = step.min(left_features - first).min((part + 1) * split - first);
-                copy_strip(&left[start * left_features..], left_features, first, count, step, &mut left_strip);
+                let left_strip = &left_strips[first * tokens + start * step..][..count * step];
                 for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
                     let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
                     let tile = Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: step, inputs: count };

@@ -43,7 +43,11 @@ pub struct Cuda {
 
 impl fmt::Debug for Cuda {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Cuda").field("name", &self.name).field("allocated", &self.allocated).finish()
+        formatter
+            .debug_struct("Cuda")
+            .field("name", &self.name)
+            .field("allocated", &self.allocated)
+            .finish_non_exhaustive()
     }
 }
 

@@ -91,7 +91,7 @@ impl DeviceModel {
     /// Each trained token's negative log-likelihood, in the batch's order, without gradients.
     pub fn token_losses(&self, batch: &PackedBatch) -> Result<Vec<f32>, DeviceError> {
         let keeps_tapes = self.workspace.borrow().as_ref().is_some_and(|workspace| workspace.keeps_tapes);
-        self.pass(batch, PassOptions::default(), keeps_tapes, |pass| pass.losses())
+        self.pass(batch, None, PassOptions::default(), keeps_tapes)
     }
 
     /// Each trained token's negative log-likelihood, in nats and in the batch's order. The gradients of their weighted
@@ -102,15 +102,16 @@ impl DeviceModel {
         weights: TokenWeights<'_>,
         options: PassOptions,
     ) -> Result<Vec<f32>, DeviceError> {
-        self.pass(batch, options, !options.recompute, |pass| pass.losses_and_gradients(weights))
+        self.pass(batch, Some(weights), options, !options.recompute)
     }
 
+    /// Losses; with weights, gradients too.
     fn pass(
         &self,
         batch: &PackedBatch,
+        weights: Option<TokenWeights<'_>>,
         options: PassOptions,
         keeps_tapes: bool,
-        run: impl FnOnce(&Pass<'_>) -> Result<Vec<f32>, DeviceError>,
     ) -> Result<Vec<f32>, DeviceError> {
         let (rows, targets) = batch.trained();
         if rows.is_empty() {
@@ -138,7 +139,11 @@ impl DeviceModel {
             workspace.dropped = Some(Buffer::zeros(&self.operations.0, Kind::Element, length, "activations")?);
         }
         let batch = Batch { packed: batch, rows: &rows, targets: &targets, tiles };
-        let losses = run(&Pass { model: self, workspace: &workspace, batch: &batch, options });
+        let pass = Pass { model: self, workspace: &workspace, batch: &batch, options };
+        let losses = match weights {
+            Some(weights) => pass.losses_and_gradients(weights),
+            None => pass.losses(),
+        };
         self.workspace.replace(Some(workspace));
         losses
     }

@@ -289,15 +289,21 @@ fn recomputed_gradients_are_the_stored_ones() {
     }
 }
 
-/// With the rounding that a GPU's arithmetic has.
+/// How far PyTorch's bf16 is from its own f32 on these models and sequences, over all gradients together: of the
+/// adapter, and of all weights (torch 2.15, transformers 5.23, peft, eager attention). Its losses are off by up to 0.017.
+const PYTORCH_BF16: [[f64; 2]; 5] =
+    [[0.0944, 0.0810], [0.0504, 0.0687], [0.0415, 0.0562], [0.0483, 0.0560], [0.0252, 0.0272]];
+
+/// With the rounding that a GPU's arithmetic has. Two programs that round alike, but not at the same places, differ by
+/// chance: this finds a wrong scale or a lost bit, not a tenth more noise.
 #[test]
-fn bf16_costs_what_it_costs_pytorch() {
-    let rounded = Agreement::Rounded { losses: 0.017, gradients: 0.1 };
-    for family in FAMILIES {
+fn bf16_costs_about_what_it_costs_pytorch() {
+    for (family, pytorch) in FAMILIES.into_iter().zip(PYTORCH_BF16) {
         let (decoder, adapter) = small(family);
         let batch = golden_batch(family);
-        compare_adapter(family, (&decoder, &adapter), &batch, PassOptions::default(), rounded);
-        compare_weights(family, &decoder, &batch, rounded);
+        let [of_adapter, of_weights] = pytorch.map(|error| Agreement::Rounded { losses: 0.02, gradients: 2.0 * error });
+        compare_adapter(family, (&decoder, &adapter), &batch, PassOptions::default(), of_adapter);
+        compare_weights(family, &decoder, &batch, of_weights);
     }
 }
 

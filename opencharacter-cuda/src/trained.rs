@@ -219,18 +219,15 @@ impl Trained {
             plan.tensors.iter().map(|(parameter, place, _)| (*parameter, *place)).collect();
         let order = plan.tensors.iter().map(|(parameter, ..)| *parameter).collect();
         let trained = Self { places, order, masters, moments, gradients, table };
-        match adapter {
-            Some(adapter) => {
-                for (parameter, values) in adapter.parameters() {
-                    trained.set(parameter, State::Master, values)?;
-                }
+        if let Some(adapter) = adapter {
+            for (parameter, values) in adapter.parameters() {
+                trained.set(parameter, State::Master, values)?;
             }
-            None => {
-                for (parameter, weight) in known {
-                    trained.set(parameter, State::Master, &weight.to_rows())?;
-                }
-                trained.share_norms(weights);
+        } else {
+            for (parameter, weight) in known {
+                trained.set(parameter, State::Master, &weight.to_rows())?;
             }
+            trained.share_norms(weights);
         }
         Ok(trained)
     }

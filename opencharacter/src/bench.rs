@@ -15,6 +15,7 @@ use crate::{
     devices::peak_flops,
     interrupt::Interrupt,
     models, output,
+    shapes::Shape,
 };
 
 /// `opencharacter bench`
@@ -97,7 +98,7 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
     let name = device.as_ref().map(|device| device.name());
     let peak = arguments.peak_tflops.map(|peak| peak * 1e12).or_else(|| peak_flops(name.as_deref()?));
     let report = TrainReport {
-        model: arguments.shape.map_or_else(|| arguments.model.clone(), |shape| shape.name()),
+        model: arguments.shape.map_or_else(|| arguments.model.clone(), Shape::name),
         method: config.method,
         threads: opencharacter_nn::team::threads(),
         tokens_per_step,

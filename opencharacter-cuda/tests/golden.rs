@@ -295,13 +295,14 @@ const PYTORCH_BF16: [[f64; 2]; 5] =
     [[0.0944, 0.0810], [0.0504, 0.0687], [0.0415, 0.0562], [0.0483, 0.0560], [0.0252, 0.0272]];
 
 /// With the rounding that a GPU's arithmetic has. Two programs that round alike, but not at the same places, differ by
-/// chance: this finds a wrong scale or a lost bit, not a tenth more noise.
+/// chance: this finds a wrong scale or a lost bit, not a little more noise.
 #[test]
 fn bf16_costs_about_what_it_costs_pytorch() {
     for (family, pytorch) in FAMILIES.into_iter().zip(PYTORCH_BF16) {
         let (decoder, adapter) = small(family);
         let batch = golden_batch(family);
-        let [of_adapter, of_weights] = pytorch.map(|error| Agreement::Rounded { losses: 0.02, gradients: 2.0 * error });
+        let [of_adapter, of_weights] =
+            pytorch.map(|error| Agreement::Rounded { losses: 0.017, gradients: 1.5 * error });
         compare_adapter(family, (&decoder, &adapter), &batch, PassOptions::default(), of_adapter);
         compare_weights(family, &decoder, &batch, of_weights);
     }

@@ -194,7 +194,9 @@ fn full_adapter(decoder: &Decoder, config: LoraConfig) -> LoraAdapter {
     for (parameter, values) in adapter.parameters_mut() {
         if matches!(parameter, Parameter::LoraB(..)) {
             let mut random = KeyedRandom::new(1, &[&parameter.name()]);
-            values.iter_mut().for_each(|value| *value = 0.1 * random.normal() as f32);
+            for value in values {
+                *value = 0.1 * random.normal() as f32;
+            }
         }
     }
     adapter

@@ -84,7 +84,9 @@ fn adapter(decoder: &Decoder) -> LoraAdapter {
     let mut next = values.into_iter().cycle();
     for (_, factor) in adapter.parameters_mut() {
         if factor.iter().all(|value| *value == 0.0) {
-            factor.iter_mut().for_each(|value| *value = next.next().unwrap());
+            for value in factor.iter_mut() {
+                *value = next.next().unwrap();
+            }
         }
     }
     adapter

@@ -451,46 +451,38 @@ fn pairs_train_what_differs_and_name_what_is_left_out() {
 /// Examples that the emulation trains on: it is slow.
 const SMALL: usize = 9;
 
+// LoRA alone: full fine-tuning ends in an export, and the fixture has no tokenizer to export.
 #[test]
 fn a_device_trains_what_this_machine_trains() {
-    // The fixture has no tokenizer to export, which full fine-tuning ends with.
-    let method = Method::Lora;
-    {
-        // Steps small enough that rounding does not grow into another path.
-        let config =
-            TrainConfig { method, epochs: 1, packs_per_step: 1, learning_rate: 1e-3, weight_decay: 0.01, ..config() };
-        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let expected = done(run_on(Place::Here, SMALL, here.path(), &config, None).unwrap());
-        let found = done(run_on(Place::Device, SMALL, there.path(), &config, None).unwrap());
-        assert_eq!(found.parameters, expected.parameters);
-        for (found, expected) in metrics(there.path()).iter().zip(metrics(here.path())) {
-            let step = expected.step;
-            assert!((found.loss - expected.loss).abs() < 1e-4 * expected.loss, "{method:?}, step {step}");
-            let norms = (found.gradient_norm - expected.gradient_norm).abs() / expected.gradient_norm;
-            assert!(norms < 1e-3, "{method:?}, step {step}: norms differ by {norms}");
-        }
-        let (found, expected) = (found.held_out_after.unwrap(), expected.held_out_after.unwrap());
-        assert!((found - expected).abs() < 1e-4 * expected, "{method:?}: {found} against {expected}");
+    // Steps small enough that rounding does not grow into another path.
+    let config = TrainConfig { epochs: 1, packs_per_step: 1, learning_rate: 1e-3, weight_decay: 0.01, ..config() };
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = done(run_on(Place::Here, SMALL, here.path(), &config, None).unwrap());
+    let found = done(run_on(Place::Device, SMALL, there.path(), &config, None).unwrap());
+    assert_eq!(found.parameters, expected.parameters);
+    for (found, expected) in metrics(there.path()).iter().zip(metrics(here.path())) {
+        let step = expected.step;
+        assert!((found.loss - expected.loss).abs() < 1e-4 * expected.loss, "step {step}");
+        let norms = (found.gradient_norm - expected.gradient_norm).abs() / expected.gradient_norm;
+        assert!(norms < 1e-3, "step {step}: norms differ by {norms}");
     }
+    let (found, expected) = (found.held_out_after.unwrap(), expected.held_out_after.unwrap());
+    assert!((found - expected).abs() < 1e-4 * expected, "{found} against {expected}");
 }
 
 #[test]
 fn training_on_a_device_resumes_bit_for_bit_and_goes_on_elsewhere() {
-    // The fixture has no tokenizer to export, which full fine-tuning ends with.
-    let method = Method::Lora;
-    {
-        let config = TrainConfig { method, epochs: 1, packs_per_step: 1, learning_rate: 1e-3, ..config() };
-        let [whole, broken, moved] = [(); 3].map(|()| tempfile::tempdir().unwrap());
-        let trained = done(run_on(Place::Device, SMALL, whole.path(), &config, None).unwrap());
-        for folder in [&broken, &moved] {
-            let stopped = run_on(Place::Device, SMALL, folder.path(), &config, Some(2)).unwrap();
-            assert_eq!(stopped, Outcome::Interrupted { step: 2 });
-        }
-        let resumed = done(run_on(Place::Device, SMALL, broken.path(), &config, None).unwrap());
-        assert_eq!(resumed.held_out_after, trained.held_out_after, "{method:?}");
-        assert_eq!(metrics(broken.path()), metrics(whole.path()), "{method:?}");
-        let elsewhere = done(run_on(Place::Here, SMALL, moved.path(), &config, None).unwrap());
-        let (found, expected) = (elsewhere.held_out_after.unwrap(), trained.held_out_after.unwrap());
-        assert!((found - expected).abs() < 1e-4 * expected, "{method:?}: {found} against {expected}");
+    let config = TrainConfig { epochs: 1, packs_per_step: 1, learning_rate: 1e-3, ..config() };
+    let [whole, broken, moved] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let trained = done(run_on(Place::Device, SMALL, whole.path(), &config, None).unwrap());
+    for folder in [&broken, &moved] {
+        let stopped = run_on(Place::Device, SMALL, folder.path(), &config, Some(2)).unwrap();
+        assert_eq!(stopped, Outcome::Interrupted { step: 2 });
     }
+    let resumed = done(run_on(Place::Device, SMALL, broken.path(), &config, None).unwrap());
+    assert_eq!(resumed.held_out_after, trained.held_out_after);
+    assert_eq!(metrics(broken.path()), metrics(whole.path()));
+    let elsewhere = done(run_on(Place::Here, SMALL, moved.path(), &config, None).unwrap());
+    let (found, expected) = (elsewhere.held_out_after.unwrap(), trained.held_out_after.unwrap());
+    assert!((found - expected).abs() < 1e-4 * expected, "{found} against {expected}");
 }

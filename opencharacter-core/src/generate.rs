@@ -147,6 +147,14 @@ pub enum GenerateError {
         /// What happened.
         reason: String,
     },
+    /// This call brought no answer however often it was tried, while the model answers others.
+    #[error("a call of the model `{model}` failed: {reason}")]
+    Failed {
+        /// Fingerprint or address.
+        model: String,
+        /// What happened last.
+        reason: String,
+    },
     /// This request can never succeed as it is.
     #[error("the request was refused: {reason}")]
     Refused {

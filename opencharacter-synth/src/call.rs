@@ -121,7 +121,9 @@ impl LedgeredModel<'_> {
     fn failed<T>(&self, errand: Errand<'_>, seconds: f64, error: GenerateError) -> Result<T, CallError> {
         let class = match error {
             GenerateError::Refused { .. } => FailureClass::Task,
-            GenerateError::Unavailable { .. } | GenerateError::Unsupported { .. } => FailureClass::Provider,
+            GenerateError::Unavailable { .. } | GenerateError::Unsupported { .. } | GenerateError::Failed { .. } => {
+                FailureClass::Provider
+            }
         };
         let outcome = Outcome::Failed { class, reason: error.to_string() };
         self.ledger.append(&errand.record(outcome, seconds, 0, 0))?;

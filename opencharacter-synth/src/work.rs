@@ -70,7 +70,8 @@ pub struct RejectedItem {
 /// that the ledger recorded.
 ///
 /// # Errors
-/// [`SynthError::Stopped`] as above; a ledger's error at once. A refused request only rejects its item.
+/// [`SynthError::Stopped`] as above; a ledger's error at once. A refused request only rejects its item, and so does a
+/// call that failed while others are answered: its item is tried again when the same run is started again.
 pub async fn work_unordered<'a, I, T, F>(
     stage: &'static str,
     items: Vec<(String, I)>,
@@ -102,7 +103,7 @@ where
             Err(CallError::Rejected { reason, .. }) => {
                 tally.add(index, id, Worked { row: None, reasons: vec![reason] });
             }
-            Err(CallError::Failed(error @ GenerateError::Refused { .. })) => {
+            Err(CallError::Failed(error @ (GenerateError::Refused { .. } | GenerateError::Failed { .. }))) => {
                 tally.add(index, id, Worked { row: None, reasons: vec![error.to_string()] });
             }
             Err(CallError::Failed(error)) => {
@@ -176,8 +177,8 @@ impl<T> Tally<T> {
 /// A refused request ends its item with that reason; other errors go up.
 pub(crate) fn refused_or<T>(error: CallError, mut reasons: Vec<String>) -> Result<Worked<T>, CallError> {
     match error {
-        CallError::Failed(refused @ GenerateError::Refused { .. }) => {
-            reasons.push(refused.to_string());
+        CallError::Failed(error @ (GenerateError::Refused { .. } | GenerateError::Failed { .. })) => {
+            reasons.push(error.to_string());
             Ok(Worked { row: None, reasons })
         }
         error => Err(error),

@@ -105,6 +105,9 @@ pub struct SynthesisArguments {
     /// The model that writes: a built-in name, a GGUF file, a folder, or `hf:owner/name`
     #[arg(long, default_value = DEFAULT_MODEL)]
     pub model: String,
+    /// A TOML file whose `[models.teacher]` writes, as in a recipe: for models behind an endpoint
+    #[arg(long, conflicts_with = "model")]
+    pub models: Option<PathBuf>,
     /// Every draw follows from this and the item's id
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -10,6 +10,7 @@ mod exporting;
 mod failure;
 mod inputs;
 mod interrupt;
+mod model_recipe;
 mod model_source;
 mod models;
 mod output;

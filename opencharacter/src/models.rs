@@ -1,15 +1,28 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
+use opencharacter_core::Generate;
 use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
+use opencharacter_remote::RemoteModel;
 
-use crate::{cli::ModelChoice, model_source};
+use crate::{cli::ModelChoice, model_recipe::ModelRecipe, model_source};
 
 /// Fetches if need be, verifies and loads a model.
 pub fn load(name: &str) -> Result<Arc<Model>> {
     let path = model_source::resolve(name)?;
     Ok(Arc::new(Model::load(&path)?))
+}
+
+/// The model that a recipe names, as something to be asked. `loaded` is an embedded model that is in memory already.
+pub fn generator(recipe: &ModelRecipe, loaded: Option<(&ModelRecipe, &Arc<Model>)>) -> Result<Box<dyn Generate>> {
+    match (recipe, loaded) {
+        (ModelRecipe::OpenAi(model), _) => {
+            Ok(Box::new(RemoteModel::new(model.config()?).context("the remote model cannot be used")?))
+        }
+        (_, Some((name, model))) if name == recipe => Ok(Box::new(engine(model, EngineOptions::default())?)),
+        (ModelRecipe::Embedded(name), _) => Ok(Box::new(engine(&load(name)?, EngineOptions::default())?)),
+    }
 }
 
 /// An engine over `model`.

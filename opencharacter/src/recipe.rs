@@ -10,7 +10,10 @@ use opencharacter_core::{Sampling, Strategy};
 use opencharacter_train::{Method, TrainConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Usage, model_source::DEFAULT_MODEL};
+use crate::{
+    failure::Usage,
+    model_recipe::{ModelRecipe, Models},
+};
 
 /// All that decides a run. Paths are relative to the recipe file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,40 +57,6 @@ pub struct Recipe {
 
 fn default_title() -> String {
     "opencharacter run".into()
-}
-
-/// The models of a run by role.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Models {
-    /// Writes profiles and dialogues.
-    pub teacher: ModelRecipe,
-    /// Is fine-tuned.
-    pub student: ModelRecipe,
-}
-
-/// One model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelRecipe {
-    /// Who runs it.
-    pub provider: Provider,
-    /// A built-in name, a GGUF file, a folder, or `hf:owner/name`.
-    pub model: String,
-}
-
-impl Default for ModelRecipe {
-    fn default() -> Self {
-        Self { provider: Provider::Embedded, model: DEFAULT_MODEL.into() }
-    }
-}
-
-/// Who runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Provider {
-    /// This program.
-    Embedded,
 }
 
 /// The keys of [`Sampling`] that a recipe changes; a stage's own defaults stand for the others.
@@ -228,14 +197,26 @@ impl Recipe {
         for file in paths.into_iter().chain(recipe.templates.as_mut()) {
             *file = base.join(&*file);
         }
-        for model in [&mut recipe.models.teacher.model, &mut recipe.models.student.model] {
-            let beside = base.join(&*model);
-            if beside.exists() {
-                *model = beside.display().to_string();
-            }
+        for model in [&mut recipe.models.teacher, &mut recipe.models.student] {
+            model.relative_to(base);
         }
+        recipe.check_models(path)?;
         recipe.check_training(path)?;
         Ok((recipe, text))
+    }
+
+    /// A student is trained here, and a served teacher cannot say how likely a text is.
+    fn check_models(&self, path: &Path) -> Result<()> {
+        if matches!(self.models.student, ModelRecipe::OpenAi(_)) {
+            let reason = "what is fine-tuned must be `provider = \"embedded\"`";
+            return Err(Usage(format!("`{}`, `[models.student]`: {reason}", path.display())).into());
+        }
+        if matches!(self.models.teacher, ModelRecipe::OpenAi(_)) && self.dialogues.candidates > 1 {
+            let reason = "choosing among `candidates` compares likelihoods, which `provider = \"openai\"` does not \
+                          give; set `candidates = 1`";
+            return Err(Usage(format!("`{}`, `[dialogues]`: {reason}", path.display())).into());
+        }
+        Ok(())
     }
 
     /// What training would refuse is refused here, before hours of synthesis.

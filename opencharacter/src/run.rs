@@ -12,8 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use opencharacter_core::{Character, Dialogue, HeldOut, Instruction, Persona, Strategy, hold_out};
-use opencharacter_engine::{Engine, EngineOptions};
+use opencharacter_core::{Character, Dialogue, Generate, HeldOut, Instruction, Persona, Strategy, hold_out};
+use opencharacter_engine::EngineOptions;
 use opencharacter_eval::{
     EvalOptions, HeldOutSet, LossPoint, ProvenanceEntry, RejectionCount, ReportCharacter, ReportInput, Scores,
     StageCost, render_report,
@@ -143,16 +143,11 @@ impl Run {
 
     async fn all(&mut self, interrupt: &Interrupt) -> Result<Scores> {
         eprintln!("run folder: {}", self.folder.path().display());
-        let student = models::load(&self.recipe.models.student.model)?;
-        let teacher = if self.recipe.models.teacher == self.recipe.models.student {
-            Arc::clone(&student)
-        } else {
-            models::load(&self.recipe.models.teacher.model)?
-        };
-        let engine = models::engine(&teacher, EngineOptions::default())?;
-        let made = self.synthesise(&engine, interrupt).await?;
-        // Its cache is memory that training can use.
-        drop(engine);
+        let models = &self.recipe.models;
+        let student = models::load(models.student.name())?;
+        let teacher = models::generator(&models.teacher, Some((&models.student, &student)))?;
+        let made = self.synthesise(&*teacher, interrupt).await?;
+        // Its weights and its cache are memory that training can use.
         drop(teacher);
         let trained = self.train(&student, &made, interrupt)?;
         let scores = self.evaluate(&student, &made, interrupt).await?;
@@ -160,14 +155,14 @@ impl Run {
         Ok(scores)
     }
 
-    async fn synthesise(&mut self, engine: &Engine, interrupt: &Interrupt) -> Result<Synthesised> {
+    async fn synthesise(&mut self, teacher: &dyn Generate, interrupt: &Interrupt) -> Result<Synthesised> {
         let options = ProfileOptions {
             attempts: self.recipe.profiles.attempts,
             sampling: self.recipe.profiles.sampling.over(ProfileOptions::default().sampling),
             seed: self.recipe.seed,
         };
         let ledger = Arc::clone(&self.ledger);
-        let model = LedgeredModel { model: engine, ledger: &ledger };
+        let model = LedgeredModel { model: teacher, ledger: &ledger };
         let started = Instant::now();
         let profiles =
             synthesis::profiles("characters", &self.personas, &options, &self.templates, model, interrupt).await;
@@ -327,8 +322,8 @@ impl Run {
         let manifest = json!({
             "program": concat!("opencharacter ", env!("CARGO_PKG_VERSION")),
             "seed": self.recipe.seed,
-            "student": {"name": self.recipe.models.student.model, "sha256": model.fingerprint},
-            "teacher": {"name": self.recipe.models.teacher.model},
+            "student": {"name": self.recipe.models.student.name(), "sha256": model.fingerprint},
+            "teacher": {"name": self.recipe.models.teacher.name()},
             "adapter_sha256": file_hash(&LoraAdapter::files(&self.folder.file("adapter")))?,
             "inputs": {
                 "personas": file_hash(std::slice::from_ref(&self.recipe.personas.path))?,

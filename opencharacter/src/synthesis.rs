@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use opencharacter_core::{Character, Dialogue, Instruction, Persona};
-use opencharacter_engine::{Engine, EngineOptions};
+use opencharacter_core::{Character, Dialogue, Generate, Instruction, Persona};
 use opencharacter_synth::{
     DialogueOptions, Ledger, LedgeredModel, ProfileOptions, ProgressEvent, Synthesis, Templates, synthesize_dialogues,
     synthesize_profiles, write_jsonl_atomic,
@@ -14,6 +13,7 @@ use crate::{
     cli::{CharactersArguments, DialoguesArguments, SynthesisArguments},
     inputs,
     interrupt::Interrupt,
+    model_recipe::{ModelRecipe, Models},
     models,
     progress::Stage,
 };
@@ -55,7 +55,7 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
 
 /// What both commands need to work.
 struct Desk {
-    engine: Engine,
+    teacher: Box<dyn Generate>,
     ledger: Ledger,
     templates: Templates,
 }
@@ -69,12 +69,15 @@ impl Desk {
             PathBuf::from(name)
         });
         let ledger = Ledger::open(folder)?;
-        let engine = models::engine(&models::load(&arguments.model)?, EngineOptions::default())?;
-        Ok(Self { engine, ledger, templates })
+        let recipe = match &arguments.models {
+            Some(path) => Models::read(path)?.teacher,
+            None => ModelRecipe::Embedded(arguments.model.clone()),
+        };
+        Ok(Self { teacher: models::generator(&recipe, None)?, ledger, templates })
     }
 
     fn model(&self) -> LedgeredModel<'_> {
-        LedgeredModel { model: &self.engine, ledger: &self.ledger }
+        LedgeredModel { model: &*self.teacher, ledger: &self.ledger }
     }
 }
 

@@ -1,0 +1,31 @@
+/// Why a remote model cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// A key is not where it should be.
+    #[error("the environment variable `{variable}` {reason}; set it to the endpoint's key (`export {variable}=...`)")]
+    Key {
+        /// The variable.
+        variable: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An address is none.
+    #[error("`{address}` is no endpoint: {reason}; expected something like `https://api.example.com/v1`")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting makes no sense.
+    #[error("remote model setting `{name}`: {reason}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot start: {0}")]
+    Client(reqwest::Error),
+}

@@ -1,0 +1,73 @@
+/// What an endpoint does not take, learned from how it refuses: one bit per request field that can be left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Quirks(u16);
+
+/// Fields that can be left out, and what a refusal may call them.
+const FIELDS: [(&str, &[&str]); 10] = [
+    ("response_format", &["response_format", "json_schema", "schema", "guided", "grammar", "structured"]),
+    ("max_tokens", &["max_completion_tokens"]),
+    ("top_k", &["top_k"]),
+    ("min_p", &["min_p"]),
+    ("repetition_penalty", &["repetition_penalty"]),
+    ("seed", &["seed"]),
+    ("logprobs", &["logprobs"]),
+    ("top_logprobs", &["top_logprobs"]),
+    ("temperature", &["temperature"]),
+    ("top_p", &["top_p"]),
+];
+
+impl Quirks {
+    /// Whether the endpoint takes a field.
+    pub(crate) fn takes(self, field: &str) -> bool {
+        FIELDS.iter().position(|(name, _)| *name == field).is_none_or(|bit| self.0 & (1 << bit) == 0)
+    }
+
+    /// Whether the endpoint enforces JSON schemas itself.
+    pub(crate) fn native_schema(self) -> bool {
+        self.takes("response_format")
+    }
+
+    /// What the endpoint calls the longest answer.
+    pub(crate) fn max_tokens_name(self) -> &'static str {
+        if self.takes("max_tokens") { "max_tokens" } else { "max_completion_tokens" }
+    }
+
+    /// The quirks after a refusal of a body with these fields, and the field to blame; nothing where none is.
+    pub(crate) fn learn<'a>(self, sent: impl Iterator<Item = &'a str>, reason: &str) -> Option<(Self, &'static str)> {
+        let reason = reason.to_lowercase();
+        let sent: Vec<&str> = sent.collect();
+        let bit = FIELDS.iter().position(|(name, words)| {
+            sent.contains(name) && self.takes(name) && words.iter().any(|word| reason.contains(word))
+        })?;
+        Some((Self(self.0 | 1 << bit), FIELDS[bit].0))
+    }
+
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_field_is_left_out_and_nothing_is_learned_twice() {
+        let sent = || ["model", "max_tokens", "top_k", "response_format"].into_iter();
+        let quirks = Quirks::default();
+        let (quirks, field) = quirks.learn(sent(), "Unrecognized request argument supplied: top_k").unwrap();
+        assert!(field == "top_k" && !quirks.takes("top_k") && quirks.takes("max_tokens"));
+        assert_eq!(quirks.learn(sent(), "top_k is unknown"), None);
+        let (quirks, _) = quirks.learn(sent(), "Invalid schema for response_format 'answer'").unwrap();
+        assert!(!quirks.native_schema());
+        let (quirks, _) = quirks.learn(sent(), "use 'max_completion_tokens' instead of 'max_tokens'").unwrap();
+        assert_eq!(quirks.max_tokens_name(), "max_completion_tokens");
+        // What was not sent cannot be to blame.
+        assert_eq!(Quirks::default().learn(["model"].into_iter(), "top_k"), None);
+        assert_eq!(Quirks::default().learn(sent(), "the prompt is too long"), None);
+    }
+}

@@ -40,7 +40,8 @@ impl Fault {
             // 529 is how some say that they are overloaded.
             429 | 503 | 529 => Self::Overloaded { reason, retry_after: retry_after(headers) },
             408 | 409 | 425 | 500..=599 => Self::Transient(reason),
-            401 | 402 | 403 | 404 => Self::Unusable(reason),
+            // Not 403, with which some refuse a single prompt.
+            401 | 402 | 404 => Self::Unusable(reason),
             status => Self::Rejected { status, reason },
         }
     }

@@ -240,7 +240,7 @@ async fn reply(state: Arc<State>, request: Request<Incoming>) -> Result<Response
         Some(MockFault::NotJson) => Ok(whole("<html>Bad gateway</html>".into())),
         Some(MockFault::Empty) => Ok(whole(completion("", Some("stop")))),
         Some(MockFault::Unfinished) => Ok(whole(completion("It was a dark and", None))),
-        Some(MockFault::HalfReply) => Ok(half(completion(&(options.answer)(&body), Some("stop")))),
+        Some(MockFault::HalfReply) => Ok(half(&completion(&(options.answer)(&body), Some("stop")))),
         None | Some(MockFault::Stall(_)) => {
             let answer = (options.answer)(&body);
             *state
@@ -310,7 +310,7 @@ fn error(status: StatusCode, message: &str, retry_after: Option<u64>) -> Respons
 }
 
 /// A reply that says how long it is and breaks off before.
-fn half(bytes: Vec<u8>) -> Response<Body> {
+fn half(bytes: &[u8]) -> Response<Body> {
     let length = bytes.len().to_string();
     let first = Bytes::from(bytes[..bytes.len() / 2].to_vec());
     let frames = [Ok(Frame::data(first)), Err(io::Error::other("cut on purpose"))];
@@ -319,15 +319,12 @@ fn half(bytes: Vec<u8>) -> Response<Body> {
 
 /// Word by word.
 fn streamed(text: &str) -> Response<Body> {
-    let mut events = String::new();
-    for word in text.split_inclusive(' ') {
-        events += &format!("data: {}\n\n", json!({"choices": [{"delta": {"content": word}}]}));
-    }
-    events += &format!("data: {}\n\n", json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
     let words = text.split_whitespace().count();
-    events += &format!(
-        "data: {}\n\ndata: [DONE]\n\n",
-        json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": words}})
-    );
-    with(StatusCode::OK, &[("content-type", "text/event-stream".into())], boxed(events.into_bytes()))
+    let mut events: Vec<Value> =
+        text.split_inclusive(' ').map(|word| json!({"choices": [{"delta": {"content": word}}]})).collect();
+    events.push(json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
+    events.push(json!({"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": words}}));
+    let lines = events.iter().map(Value::to_string).chain(["[DONE]".to_owned()]);
+    let body: String = lines.flat_map(|line| ["data: ".to_owned(), line, "\n\n".to_owned()]).collect();
+    with(StatusCode::OK, &[("content-type", "text/event-stream".into())], boxed(body.into_bytes()))
 }

@@ -132,7 +132,7 @@ impl RemoteModel {
                     return Ok(completion);
                 }
                 Err(fault) => {
-                    let pause = self.after(fault, endpoint, place, &mut call)?;
+                    let pause = self.after(&fault, endpoint, place, &mut call)?;
                     self.unless_gone(sleep(pause)).await?;
                 }
             }
@@ -159,7 +159,7 @@ impl RemoteModel {
     /// What a fault means for endpoint, breaker and call: a pause before the next try, or the end.
     fn after(
         &self,
-        fault: Fault,
+        fault: &Fault,
         endpoint: &Endpoint,
         place: Place,
         call: &mut Call,
@@ -184,7 +184,7 @@ impl RemoteModel {
                         self.failed(format!("{MALFORMED_TRIES} answers could not be used, the last one: {reason}"))
                     );
                 }
-                if let Fault::BreaksSchema { answer, reason } = &fault {
+                if let Fault::BreaksSchema { answer, reason } = fault {
                     call.repairs = extract::repair(answer, reason).into();
                 }
                 return Ok(Duration::ZERO);
@@ -194,8 +194,8 @@ impl RemoteModel {
                 return Ok(Duration::ZERO);
             }
             Fault::Overloaded { retry_after, .. } => {
-                place.overloaded(retry_after);
-                retry_after
+                place.overloaded(*retry_after);
+                *retry_after
             }
             Fault::Transient(_) => {
                 if let Some(rest) = endpoint.failed() {

@@ -195,7 +195,9 @@ mod tests {
         }
         let places = enter(&window, 100).await;
         tokio::time::advance(Duration::from_secs(1)).await;
-        places.into_iter().for_each(|place| place.overloaded(None));
+        for place in places {
+            place.overloaded(None);
+        }
         assert_eq!(window.size(), 50);
         // No more than that fit now, although a hundred places came back.
         let places = enter(&window, 50).await;

@@ -60,7 +60,7 @@ async fn every_call_ends_with_its_own_answer_whatever_the_endpoint_does() {
         (MockFault::ServerError, 0.05),
         (MockFault::Reset, 0.05),
         (MockFault::HalfReply, 0.05),
-        (MockFault::Stall(Duration::from_secs(60)), 0.005),
+        (MockFault::Stall(Duration::from_mins(1)), 0.005),
         (MockFault::NotJson, 0.02),
         (MockFault::Empty, 0.02),
         (MockFault::Unfinished, 0.02),

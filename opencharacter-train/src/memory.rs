@@ -38,7 +38,12 @@ impl MemoryEstimate {
         };
         let head_norms = weights.iter().any(|(parameter, _)| matches!(parameter, Parameter::QueryNorm(_)));
         let tape = tape_floats(model, head_norms);
-        let kept = if config.recompute { model.hidden_size } else { tape };
+        let kept = match (config.recompute, config.method) {
+            (true, _) => model.hidden_size,
+            (false, Method::Lora) => tape,
+            // `middle` and `up` are computed again.
+            (false, Method::Full) => tape - model.hidden_size - model.intermediate_size,
+        };
         let passing = tape + 3 * model.intermediate_size + 3 * model.hidden_size;
         let activations = tokens * (model.num_hidden_layers * kept + passing) * FLOAT;
         let head = 2 * tokens.min(HEAD_ROWS) * model.vocab_size * FLOAT;

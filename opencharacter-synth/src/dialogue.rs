@@ -10,9 +10,9 @@ use opencharacter_core::{
 use serde::Serialize;
 
 use crate::{
-    CallError, LedgeredModel, Progress, SynthError, Synthesis, Templates, Worked, answer::AnswerCheck,
-    work::refused_or, work_unordered,
+    Progress, SynthError, Synthesis, Templates, Worked, answer::AnswerCheck, work::refused_or, work_unordered,
 };
+use opencharacter_ledger::{CallError, LedgeredModel};
 
 /// The stage's name in the ledger and in [`crate::ProgressEvent`]s.
 pub const DIALOGUES: &str = "dialogues";

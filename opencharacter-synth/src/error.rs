@@ -1,6 +1,7 @@
 use std::{io, path::PathBuf};
 
 use opencharacter_core::{GenerateError, PromptError};
+use opencharacter_ledger::LedgerError;
 
 /// What can go wrong in synthesis, each with the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -69,52 +70,9 @@ pub enum SynthError {
         /// What the system said.
         source: io::Error,
     },
-    /// Another process holds the ledger.
-    #[error(
-        "the ledger `{dir}` is in use by {holder}: wait for it to end, or give this run a directory of its own",
-        dir = dir.display()
-    )]
-    LedgerLocked {
-        /// The ledger's directory.
-        dir: PathBuf,
-        /// The other process, where it said who it is.
-        holder: String,
-    },
-    /// A record in the middle of a segment is damaged; a torn end is no error.
-    #[error(
-        "corrupt ledger: `{path}` is damaged at byte {offset}, and whole records follow: {reason}. Restore the file from a copy, or move it away to ask for its answers again",
-        path = path.display()
-    )]
-    LedgerCorrupt {
-        /// The segment.
-        path: PathBuf,
-        /// Where the damaged record begins.
-        offset: u64,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// No room for another record.
-    #[error(
-        "no space left for the ledger `{path}`: {source}. Every record before this one is kept; free space and run again to resume",
-        path = path.display()
-    )]
-    LedgerFull {
-        /// The segment.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The ledger's directory or a segment cannot be used.
-    #[error(
-        "cannot use the ledger `{path}`: {source}. Its directory must be writable and on a file system with file locks",
-        path = path.display()
-    )]
-    Ledger {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The ledger cannot record or be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// A prompt template cannot be rendered.
     #[error(transparent)]
     Prompt(#[from] PromptError),

@@ -2,16 +2,17 @@
 //!
 //! A file of personas or instructions is read by [`read_personas`] and its siblings, which know the formats of the
 //! public data sets and name line and field of what they cannot use. [`synthesize_profiles`] and
-//! [`synthesize_dialogues`] then call a teacher through [`LedgeredModel`].
+//! [`synthesize_dialogues`] then call a teacher through [`opencharacter_ledger::LedgeredModel`].
 //!
-//! The one decision that shapes this crate: **every call goes through the [`Ledger`]**, keyed by what was asked and
+//! The one decision that shapes this crate: **every call goes through the [`opencharacter_ledger::Ledger`]**, keyed by what was asked and
 //! of whom. A killed run is resumed by running it again; recorded answers are checked again, not asked for again, so
 //! a changed rule takes effect without a call. A failed call is recorded too, but never becomes a row.
 //!
 //! ```no_run
 //! # async fn example(teacher: &dyn opencharacter_core::Generate) -> Result<(), opencharacter_synth::SynthError> {
+//! use opencharacter_ledger::{Ledger, LedgeredModel};
 //! use opencharacter_synth::{
-//!     Ledger, LedgeredModel, OnError, ProfileOptions, Templates, read_personas, synthesize_profiles,
+//!     OnError, ProfileOptions, Templates, read_personas, synthesize_profiles,
 //!     write_jsonl_atomic,
 //! };
 //! let personas = read_personas("personas.jsonl".as_ref(), OnError::Fail)?;
@@ -25,27 +26,22 @@
 //! ```
 
 mod answer;
-mod call;
 mod dialogue;
 mod error;
 mod facts;
 mod import;
-mod ledger;
 mod pairs;
 mod profile;
 mod read;
-mod segment;
 mod templates;
 mod text;
 mod work;
 
 pub use answer::break_of_character;
-pub use call::{CallError, LedgeredModel, Recorded};
 pub use dialogue::{DIALOGUES, DialogueOptions, plan_dialogues, synthesize_dialogues};
 pub use error::SynthError;
 pub use facts::PersonaFacts;
 pub use import::{Imported, read_characters, read_dialogues, read_instructions, read_pairs, read_personas};
-pub use ledger::{CallKey, FailureClass, Ledger, LedgerReport, LedgerStats, Outcome, Record};
 pub use pairs::{PairedDialogues, pair_dialogues};
 pub use profile::{PROFILES, ProfileOptions, check_profile, profile_schema, synthesize_profiles};
 pub use read::{OnError, Rows, SkippedRow, read_rows, write_jsonl_atomic};

@@ -8,11 +8,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    CallError, LedgeredModel, PersonaFacts, Progress, SynthError, Synthesis, Templates, Worked,
+    PersonaFacts, Progress, SynthError, Synthesis, Templates, Worked,
     facts::{Gender, gender_of_noun},
     text::{has_phrase, nearly_equal, normalise, repeats_itself, trim_to_sentence, words},
     work_unordered,
 };
+use opencharacter_ledger::{CallError, LedgeredModel};
 
 /// The stage's name in the ledger and in [`crate::ProgressEvent`]s.
 pub const PROFILES: &str = "profiles";

@@ -2,10 +2,11 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, Write},
-    path::{Path, PathBuf},
+    io::{BufRead, BufReader, Write},
+    path::Path,
 };
 
+use opencharacter_storage::AtomicFile;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -232,41 +233,13 @@ pub fn write_jsonl_atomic<'a, T: Serialize + 'a>(
     rows: impl IntoIterator<Item = &'a T>,
 ) -> Result<(), SynthError> {
     let path = path.as_ref();
-    let temporary = temporary_beside(path);
-    write_and_rename(path, &temporary, rows).map_err(|source| {
-        // Already failing: what matters is that the half-written file does not stay.
-        let _ = fs::remove_file(&temporary);
-        SynthError::Write { path: path.to_owned(), source }
-    })
-}
-
-fn temporary_beside(path: &Path) -> PathBuf {
-    let name = path.file_name().map_or_else(|| "rows".into(), |name| name.to_string_lossy());
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
-}
-
-fn write_and_rename<'a, T: Serialize + 'a>(
-    path: &Path,
-    temporary: &Path,
-    rows: impl IntoIterator<Item = &'a T>,
-) -> io::Result<()> {
-    let mut writer = BufWriter::new(File::create(temporary)?);
-    for row in rows {
-        serde_json::to_writer(&mut writer, row)?;
-        writer.write_all(b"\n")?;
-    }
-    writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(temporary, path)?;
-    sync_directory_of(path);
-    Ok(())
-}
-
-/// Makes a new name in a directory durable, where the system can.
-pub(crate) fn sync_directory_of(path: &Path) {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+    let write = || {
+        let mut file = AtomicFile::create(path)?;
+        for row in rows {
+            serde_json::to_writer(&mut file, row)?;
+            file.write_all(b"\n")?;
+        }
+        file.commit()
     };
-    // Not every file system can sync a directory; the file's content is safe either way.
-    let _ = File::open(parent).and_then(|directory| directory.sync_all());
+    write().map_err(|source| SynthError::Write { path: path.to_owned(), source })
 }

@@ -10,7 +10,9 @@ use futures_util::{StreamExt as _, stream};
 use opencharacter_core::GenerateError;
 use serde::Serialize;
 
-use crate::{CallError, LedgeredModel, SynthError};
+use opencharacter_ledger::{CallError, LedgeredModel};
+
+use crate::SynthError;
 
 /// How far a stage is; sent after each item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use opencharacter_core::{
     SystemPrompt,
 };
 use opencharacter_engine::{Engine, EngineOptions};
-use opencharacter_synth::{Ledger, LedgeredModel, OnError, ProfileOptions, Templates};
+use opencharacter_ledger::{Ledger, LedgeredModel};
+use opencharacter_synth::{OnError, ProfileOptions, Templates};
 use rustyline::{DefaultEditor, error::ReadlineError};
 
 use crate::{cli::ChatArguments, inputs, interrupt::Interrupt, models, output, synthesis};

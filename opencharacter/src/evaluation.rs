@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use opencharacter_core::{Generate, Sampling};
 use opencharacter_engine::EngineOptions;
 use opencharacter_eval::{EvalOptions, HeldOutSet, Scores, Unit, evaluate};
-use opencharacter_synth::{Ledger, LedgeredModel, OnError, Recorded};
+use opencharacter_ledger::{Ledger, LedgeredModel, Recorded};
+use opencharacter_synth::OnError;
 
 use crate::{
     cli::{Benchmark, EvalArguments},

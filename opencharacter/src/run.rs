@@ -18,10 +18,10 @@ use opencharacter_eval::{
     EvalOptions, HeldOutSet, LossPoint, ProvenanceEntry, RejectionCount, ReportCharacter, ReportInput, Scores,
     StageCost, render_report,
 };
+use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
 use opencharacter_synth::{
-    DIALOGUES, DialogueOptions, Ledger, LedgeredModel, PROFILES, ProfileOptions, Synthesis, Templates,
-    write_jsonl_atomic,
+    DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Synthesis, Templates, write_jsonl_atomic,
 };
 use opencharacter_train::{Job, StepMetrics, Task, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};

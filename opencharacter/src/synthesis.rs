@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use opencharacter_core::{Character, Dialogue, Generate, Instruction, Persona};
+use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_synth::{
-    DialogueOptions, Ledger, LedgeredModel, ProfileOptions, ProgressEvent, Synthesis, Templates, synthesize_dialogues,
-    synthesize_profiles, write_jsonl_atomic,
+    DialogueOptions, ProfileOptions, ProgressEvent, Synthesis, Templates, synthesize_dialogues, synthesize_profiles,
+    write_jsonl_atomic,
 };
 
 use crate::{

@@ -1,8 +1,6 @@
-//! The surface of `opencharacter-synth`: files in, rows out, and what the ledger promises in between.
+//! The surface of `opencharacter-synth`: files in, rows out.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 
 mod files;
-mod ledger;
-mod scripted;
 mod synthesis;

@@ -6,13 +6,15 @@ use std::sync::{
 use opencharacter_core::{
     Character, Dialogue, GenerateRequest, Instruction, Persona, Role, ScoreRequest, Strategy, Turn,
 };
+use opencharacter_ledger::{
+    Ledger, LedgeredModel,
+    scripted::{Scripted, unavailable},
+};
 use opencharacter_synth::{
-    DialogueOptions, Ledger, LedgeredModel, ProfileOptions, SynthError, Synthesis, Templates, plan_dialogues,
-    synthesize_dialogues, synthesize_profiles,
+    DialogueOptions, ProfileOptions, SynthError, Synthesis, Templates, plan_dialogues, synthesize_dialogues,
+    synthesize_profiles,
 };
 use tempfile::TempDir;
-
-use crate::scripted::{Scripted, unavailable};
 
 fn personas(count: usize) -> Vec<Persona> {
     (0..count).map(|number| Persona::new(&format!("A keeper of lighthouse number {number}"), "test", "MIT")).collect()

@@ -14,11 +14,11 @@ use std::{
 };
 
 use opencharacter_core::{Completion, GenerateRequest, Message, Sampling, Score, ScoreRequest, content_hash};
+use opencharacter_storage::sync_directory_of;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    SynthError,
-    read::sync_directory_of,
+    LedgerError,
     segment::{SegmentWriter, Span, read_segment, read_span},
 };
 
@@ -224,12 +224,12 @@ impl Ledger {
     /// Opens the ledger in `directory`, which is made if it does not exist.
     ///
     /// # Errors
-    /// [`SynthError::LedgerLocked`] while another process (or this one) has it open,
-    /// [`SynthError::LedgerCorrupt`] for damage other than a torn end, [`SynthError::Ledger`] for what the system
+    /// [`LedgerError::Locked`] while another process (or this one) has it open,
+    /// [`LedgerError::Corrupt`] for damage other than a torn end, [`LedgerError::Io`] for what the system
     /// refuses.
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self, SynthError> {
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, LedgerError> {
         let directory = directory.as_ref().to_owned();
-        let failed = |source| SynthError::Ledger { path: directory.clone(), source };
+        let failed = |source| LedgerError::Io { path: directory.clone(), source };
         fs::create_dir_all(&directory).map_err(failed)?;
         let lock = lock(&directory)?;
         let mut state = State::default();
@@ -244,23 +244,23 @@ impl Ledger {
     /// The last record of `key`.
     ///
     /// # Errors
-    /// [`SynthError::Ledger`] when its segment can no longer be read.
-    pub fn lookup(&self, key: &CallKey) -> Result<Option<Record>, SynthError> {
+    /// [`LedgerError::Io`] when its segment can no longer be read.
+    pub fn lookup(&self, key: &CallKey) -> Result<Option<Record>, LedgerError> {
         let Some((segment, span)) = self.state().index.get(key).copied() else {
             return Ok(None);
         };
         let path = segment_path(&self.directory, segment);
         let record = read_span(&path, span).and_then(|payload| Ok(serde_json::from_slice(&payload)?));
-        record.map(Some).map_err(|source| SynthError::Ledger { path, source })
+        record.map(Some).map_err(|source| LedgerError::Io { path, source })
     }
 
     /// Appends one record; when this returns, a killed process no longer loses it.
     ///
     /// # Errors
-    /// [`SynthError::LedgerFull`] without space, [`SynthError::Ledger`] otherwise; the ledger is then as before.
-    pub fn append(&self, record: &Record) -> Result<(), SynthError> {
+    /// [`LedgerError::Full`] without space, [`LedgerError::Io`] otherwise; the ledger is then as before.
+    pub fn append(&self, record: &Record) -> Result<(), LedgerError> {
         let payload = serde_json::to_vec(record)
-            .map_err(|error| SynthError::Ledger { path: self.directory.clone(), source: error.into() })?;
+            .map_err(|error| LedgerError::Io { path: self.directory.clone(), source: error.into() })?;
         let mut state = self.state();
         let appended = state.writer(&self.directory)?.append(&payload);
         let span = appended.inspect_err(|_| {
@@ -276,8 +276,8 @@ impl Ledger {
     /// Makes every record durable against a power cut too. Happens by itself once a second and at the end.
     ///
     /// # Errors
-    /// [`SynthError::Ledger`] or [`SynthError::LedgerFull`] when the system cannot.
-    pub fn flush(&self) -> Result<(), SynthError> {
+    /// [`LedgerError::Io`] or [`LedgerError::Full`] when the system cannot.
+    pub fn flush(&self) -> Result<(), LedgerError> {
         self.state().writer.as_mut().map_or(Ok(()), SegmentWriter::sync)
     }
 
@@ -359,7 +359,7 @@ impl Drop for Flight<'_> {
 }
 
 impl State {
-    fn read(&mut self, directory: &Path, number: u32) -> Result<(), SynthError> {
+    fn read(&mut self, directory: &Path, number: u32) -> Result<(), LedgerError> {
         let path = segment_path(directory, number);
         let torn = read_segment(&path, |span, payload| {
             let head: RecordHead = serde_json::from_slice(payload)
@@ -377,7 +377,7 @@ impl State {
     }
 
     /// The segment to append to; made at the first record, so that a run with nothing to do leaves nothing behind.
-    fn writer(&mut self, directory: &Path) -> Result<&mut SegmentWriter<File>, SynthError> {
+    fn writer(&mut self, directory: &Path) -> Result<&mut SegmentWriter<File>, LedgerError> {
         let writer = match self.writer.take() {
             Some(writer) => writer,
             None => self.next_segment(directory)?,
@@ -385,13 +385,13 @@ impl State {
         Ok(self.writer.insert(writer))
     }
 
-    fn next_segment(&mut self, directory: &Path) -> Result<SegmentWriter<File>, SynthError> {
+    fn next_segment(&mut self, directory: &Path) -> Result<SegmentWriter<File>, LedgerError> {
         let path = segment_path(directory, self.last_segment + 1);
         let file = File::options()
             .append(true)
             .create_new(true)
             .open(&path)
-            .map_err(|source| SynthError::Ledger { path: path.clone(), source })?;
+            .map_err(|source| LedgerError::Io { path: path.clone(), source })?;
         sync_directory_of(&path);
         self.last_segment += 1;
         Ok(SegmentWriter::new(file, path))
@@ -407,9 +407,9 @@ impl State {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, SynthError> {
+fn lock(directory: &Path) -> Result<File, LedgerError> {
     let path = directory.join("lock");
-    let failed = |source| SynthError::Ledger { path: path.clone(), source };
+    let failed = |source| LedgerError::Io { path: path.clone(), source };
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -421,7 +421,7 @@ fn lock(directory: &Path) -> Result<File, SynthError> {
                 "" => "another process".to_owned(),
                 number => format!("process {number}"),
             };
-            return Err(SynthError::LedgerLocked { dir: directory.to_owned(), holder });
+            return Err(LedgerError::Locked { dir: directory.to_owned(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::SynthError;
+use crate::LedgerError;
 
 const MARK: [u8; 4] = [0xF5, b'O', b'C', b'1'];
 const HEADER: usize = 12;
@@ -53,8 +53,8 @@ fn checksum(length: &[u8], payload: &[u8]) -> u32 {
 pub(crate) fn read_segment(
     path: &Path,
     mut each: impl FnMut(Span, &[u8]) -> Result<(), String>,
-) -> Result<u64, SynthError> {
-    let failed = |source| SynthError::Ledger { path: path.to_owned(), source };
+) -> Result<u64, LedgerError> {
+    let failed = |source| LedgerError::Io { path: path.to_owned(), source };
     let file = File::options().read(true).write(true).open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
     let mut reader = BufReader::new(&file);
@@ -67,7 +67,7 @@ pub(crate) fn read_segment(
             return Ok(length - offset);
         }
         let span = Span { offset: offset + HEADER as u64, length: payload.len() as u32 };
-        each(span, &payload).map_err(|reason| SynthError::LedgerCorrupt { path: path.to_owned(), offset, reason })?;
+        each(span, &payload).map_err(|reason| LedgerError::Corrupt { path: path.to_owned(), offset, reason })?;
         offset += (HEADER + payload.len() + 1) as u64;
     }
     Ok(0)
@@ -104,18 +104,18 @@ fn refuse_damage_in_the_middle(
     mut file: &File,
     offset: u64,
     reason: &'static str,
-) -> Result<(), SynthError> {
+) -> Result<(), LedgerError> {
     let mut rest = Vec::new();
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_to_end(&mut rest))
-        .map_err(|source| SynthError::Ledger { path: path.to_owned(), source })?;
+        .map_err(|source| LedgerError::Io { path: path.to_owned(), source })?;
     let mut payload = Vec::new();
     let whole_one_follows = rest.windows(MARK.len()).enumerate().skip(1).any(|(start, window)| {
         // Reading from memory does not fail.
         window == MARK && matches!(read_frame(&mut &rest[start..], &mut payload), Ok(Ok(())))
     });
     if whole_one_follows {
-        return Err(SynthError::LedgerCorrupt { path: path.to_owned(), offset, reason: reason.to_owned() });
+        return Err(LedgerError::Corrupt { path: path.to_owned(), offset, reason: reason.to_owned() });
     }
     Ok(())
 }
@@ -165,7 +165,7 @@ impl<S: Storage> SegmentWriter<S> {
     }
 
     /// Writes one record whole. On failure the segment ends where it ended before.
-    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Span, SynthError> {
+    pub(crate) fn append(&mut self, payload: &[u8]) -> Result<Span, LedgerError> {
         let framed = frame(payload);
         if let Err(source) = self.storage.append(&framed) {
             // If this fails as well, the next open drops the torn end.
@@ -182,7 +182,7 @@ impl<S: Storage> SegmentWriter<S> {
     }
 
     /// Makes what was appended durable.
-    pub(crate) fn sync(&mut self) -> Result<(), SynthError> {
+    pub(crate) fn sync(&mut self) -> Result<(), LedgerError> {
         if !self.unsynced {
             return Ok(());
         }
@@ -192,13 +192,13 @@ impl<S: Storage> SegmentWriter<S> {
         Ok(())
     }
 
-    fn failure(&self, source: io::Error) -> SynthError {
+    fn failure(&self, source: io::Error) -> LedgerError {
         let path = self.path.clone();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                SynthError::LedgerFull { path, source }
+                LedgerError::Full { path, source }
             }
-            _ => SynthError::Ledger { path, source },
+            _ => LedgerError::Io { path, source },
         }
     }
 }
@@ -237,7 +237,7 @@ mod tests {
         writer.append(b"\"first record\"").unwrap();
         let kept = writer.storage.bytes.clone();
         let error = writer.append(&[b' '; 40]).unwrap_err();
-        assert!(matches!(error, SynthError::LedgerFull { .. }), "{error}");
+        assert!(matches!(error, LedgerError::Full { .. }), "{error}");
         assert!(error.to_string().contains("free space and run again"), "{error}");
         assert_eq!(writer.storage.bytes, kept);
         writer.append(b"\"small\"").unwrap();

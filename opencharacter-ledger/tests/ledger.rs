@@ -1,13 +1,18 @@
+//! What the ledger promises: nothing lost, nothing twice, nothing made up.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
 use opencharacter_core::{Completion, FinishReason, GenerateRequest, Message, Sampling};
-use opencharacter_synth::{CallError, CallKey, Ledger, LedgeredModel, Outcome, Record, SynthError};
+use opencharacter_ledger::{
+    CallError, CallKey, Ledger, LedgerError, LedgeredModel, Outcome, Record,
+    scripted::{Scripted, unavailable},
+};
 use proptest::prelude::*;
-
-use crate::scripted::{Scripted, unavailable};
 
 fn record(number: usize) -> Record {
     let request = GenerateRequest {
@@ -99,7 +104,7 @@ proptest! {
         } else {
             let start = if damaged == 0 { 0 } else { ends[damaged - 1] };
             let error = opened.unwrap_err();
-            let is_found = matches!(&error, SynthError::LedgerCorrupt { offset, .. } if *offset == start);
+            let is_found = matches!(&error, LedgerError::Corrupt { offset, .. } if *offset == start);
             prop_assert!(is_found, "{}", error);
             prop_assert!(error.to_string().contains("segment-000001.log"), "{}", error);
             prop_assert_eq!(fs::read(&segment).unwrap(), bytes, "a damaged ledger is left as it is");

@@ -13,20 +13,18 @@ use opencharacter_core::{
 type Answer = Box<dyn Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync>;
 type Likelihood = Box<dyn Fn(&ScoreRequest) -> f64 + Send + Sync>;
 
-pub(crate) struct Scripted {
+pub struct Scripted {
     fingerprint: String,
     answer: Answer,
     likelihood: Likelihood,
     /// Calls take 0 to 3 ms, by a hash of this and the request: another salt, another order of arrival.
-    pub(crate) latency_salt: u64,
-    pub(crate) generated: AtomicUsize,
-    pub(crate) scored: AtomicUsize,
+    pub latency_salt: u64,
+    pub generated: AtomicUsize,
+    pub scored: AtomicUsize,
 }
 
 impl Scripted {
-    pub(crate) fn new(
-        answer: impl Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn new(answer: impl Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync + 'static) -> Self {
         Self {
             fingerprint: "scripted".into(),
             answer: Box::new(answer),
@@ -37,18 +35,18 @@ impl Scripted {
         }
     }
 
-    pub(crate) fn with_likelihood(mut self, likelihood: impl Fn(&ScoreRequest) -> f64 + Send + Sync + 'static) -> Self {
+    pub fn with_likelihood(mut self, likelihood: impl Fn(&ScoreRequest) -> f64 + Send + Sync + 'static) -> Self {
         self.likelihood = Box::new(likelihood);
         self
     }
 
-    pub(crate) fn with_latency(mut self, salt: u64) -> Self {
+    pub fn with_latency(mut self, salt: u64) -> Self {
         self.latency_salt = salt;
         self
     }
 
     /// Calls so far: answers and scores.
-    pub(crate) fn calls(&self) -> (usize, usize) {
+    pub fn calls(&self) -> (usize, usize) {
         (self.generated.load(Ordering::Relaxed), self.scored.load(Ordering::Relaxed))
     }
 
@@ -58,7 +56,7 @@ impl Scripted {
     }
 }
 
-pub(crate) fn unavailable() -> GenerateError {
+pub fn unavailable() -> GenerateError {
     GenerateError::Unavailable { model: "scripted".into(), reason: "connection refused".into() }
 }
 

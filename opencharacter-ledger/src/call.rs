@@ -6,7 +6,7 @@ use opencharacter_core::{
     BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest, TextSink,
 };
 
-use crate::{CallKey, FailureClass, Ledger, Outcome, Record, SynthError};
+use crate::{CallKey, FailureClass, Ledger, LedgerError, Outcome, Record};
 
 /// A model that is only reached through a ledger. Synthesis and judging call it; it is cheap to copy.
 #[derive(Clone, Copy)]
@@ -33,7 +33,7 @@ pub enum CallError {
     Failed(#[from] GenerateError),
     /// The ledger cannot record or be read. Stop: an unrecorded answer would be paid for again.
     #[error(transparent)]
-    Ledger(#[from] SynthError),
+    Ledger(#[from] LedgerError),
 }
 
 /// Which call, for which item, in which stage.

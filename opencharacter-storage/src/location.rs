@@ -1,0 +1,146 @@
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use object_store::{ObjectStore, aws::AmazonS3Builder};
+use url::Url;
+
+/// A file or folder as a user writes it: a path, or `s3://BUCKET/KEY`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// On this machine.
+    Local(PathBuf),
+    /// In an object store.
+    Remote(Url),
+}
+
+/// Why a location cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// It is written like a URL, but not like one that is known.
+    #[error("`{location}` is no place for files: {reason}. Expected a path or `s3://BUCKET/KEY`")]
+    Location {
+        /// As it was written, without a password.
+        location: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store's settings do not work.
+    #[error(
+        "cannot use the object store of `{location}`: {source}. Its settings come from the environment: \
+         `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, and for stores other than Amazon's `AWS_ENDPOINT` \
+         (with `AWS_ALLOW_HTTP=true` for plain HTTP)"
+    )]
+    Settings {
+        /// Where.
+        location: String,
+        /// What the client said.
+        source: object_store::Error,
+    },
+}
+
+impl Location {
+    /// The store that holds it and its path in there; `None` for a local path.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`].
+    pub fn store(&self) -> Result<Option<(Arc<dyn ObjectStore>, object_store::path::Path)>, StorageError> {
+        let Self::Remote(url) = self else { return Ok(None) };
+        let failed = |source| StorageError::Settings { location: self.to_string(), source };
+        let store = AmazonS3Builder::from_env().with_url(url.as_str()).build().map_err(failed)?;
+        let path = object_store::path::Path::from_url_path(url.path()).map_err(|error| failed(error.into()))?;
+        Ok(Some((Arc::new(store), path)))
+    }
+
+    /// The path, where it is on this machine.
+    pub fn local(&self) -> Option<&Path> {
+        match self {
+            Self::Local(path) => Some(path),
+            Self::Remote(_) => None,
+        }
+    }
+
+    /// What its name ends in, in lower case and without compression's ending: `jsonl`, `parquet`.
+    pub fn extension(&self) -> Option<String> {
+        let path = match self {
+            Self::Local(path) => path.as_path(),
+            Self::Remote(url) => Path::new(url.path()),
+        };
+        path.extension().map(|extension| extension.to_string_lossy().to_lowercase())
+    }
+}
+
+impl FromStr for Location {
+    type Err = StorageError;
+
+    fn from_str(text: &str) -> Result<Self, StorageError> {
+        if !text.contains("://") {
+            return Ok(Self::Local(PathBuf::from(text)));
+        }
+        let fault = |reason: String| StorageError::Location { location: without_credentials(text), reason };
+        let url = Url::parse(text).map_err(|error| fault(error.to_string()))?;
+        if url.scheme() != "s3" {
+            return Err(fault(format!("`{}` is not known", url.scheme())));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(fault("it holds credentials; put them into the environment".into()));
+        }
+        if url.host_str().is_none() {
+            return Err(fault("it names no bucket".into()));
+        }
+        Ok(Self::Remote(url))
+    }
+}
+
+impl From<PathBuf> for Location {
+    fn from(path: PathBuf) -> Self {
+        Self::Local(path)
+    }
+}
+
+impl From<&Path> for Location {
+    fn from(path: &Path) -> Self {
+        Self::Local(path.to_owned())
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => path.display().fmt(formatter),
+            Self::Remote(url) => url.fmt(formatter),
+        }
+    }
+}
+
+/// The address as it may be shown.
+fn without_credentials(address: &str) -> String {
+    match (address.find("://"), address.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}://...@{}", &address[..scheme], &address[at + 1..]),
+        _ => address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_urls_are_told_apart_and_secrets_never_shown() {
+        assert_eq!("a/b.jsonl".parse::<Location>().unwrap(), Location::Local("a/b.jsonl".into()));
+        let remote: Location = "s3://bucket/run/dialogues.PARQUET".parse().unwrap();
+        assert_eq!((remote.local(), remote.extension().as_deref()), (None, Some("parquet")));
+        for (text, part) in [
+            ("ftp://host/file", "`ftp` is not known"),
+            ("s3://me:secret@bucket/file", "environment"),
+            ("s3:///file", "no bucket"),
+        ] {
+            let error = text.parse::<Location>().unwrap_err().to_string();
+            assert!(error.contains(part) && !error.contains("secret"), "{error}");
+        }
+    }
+}

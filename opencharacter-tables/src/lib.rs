@@ -1,0 +1,1 @@
+//! Personas, characters, instructions and dialogues as tables.

@@ -1,0 +1,1 @@
+//! Generate over NATS JetStream.

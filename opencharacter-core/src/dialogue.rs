@@ -62,6 +62,15 @@ impl Strategy {
     }
 }
 
+/// A source and its licence, as its rows name them; empty where they say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SourceNote {
+    /// A data set or file.
+    pub source: String,
+    /// Its licence.
+    pub license: String,
+}
+
 /// Where a row comes from: enough to find and repeat every call that made it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -73,6 +82,9 @@ pub struct Provenance {
     pub ledger_keys: Vec<String>,
     /// The recipe's seed.
     pub seed: u64,
+    /// What it was made of: the persona's source, the instruction's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceNote>,
     /// The instruction behind a dialogue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instruction_id: Option<String>,

@@ -16,6 +16,7 @@ use reqwest::{
 use crate::{
     EndpointConfig, RemoteConfig, RemoteError, extract,
     fault::Fault,
+    pace::Pace,
     quirks::Quirks,
     stream::StreamedReply,
     window::Window,
@@ -34,6 +35,7 @@ pub(crate) struct Endpoint {
     client: Client,
     url: Url,
     pub(crate) window: Arc<Window>,
+    pub(crate) pace: Pace,
     quirks: AtomicU16,
     /// Since its last answer.
     failures: AtomicUsize,
@@ -69,6 +71,7 @@ impl Endpoint {
             client,
             url,
             window: Window::new(remote.max_in_flight),
+            pace: Pace::default(),
             quirks: AtomicU16::new(0),
             failures: AtomicUsize::new(0),
             // Several tries must fit into the time after which the model counts as gone.
@@ -146,6 +149,7 @@ impl Endpoint {
         let bytes = serde_json::to_vec(body).map_err(|error| Fault::Malformed(error.to_string()))?;
         let request = self.client.post(self.url.clone()).body(bytes);
         let response = request.send().await.map_err(|error| Fault::of_transport(&error))?;
+        self.pace.heard(response.headers());
         let status = response.status();
         if !status.is_success() {
             let headers = response.headers().clone();

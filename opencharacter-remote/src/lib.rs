@@ -32,6 +32,7 @@ mod fault;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod model;
+mod pace;
 mod quirks;
 mod stream;
 mod window;

@@ -120,6 +120,7 @@ impl RemoteModel {
             let elsewhere = |other: &&Endpoint| other.is_usable() && !std::ptr::eq(*other, endpoint);
             let patient = self.endpoints.iter().filter(elsewhere).all(|other| other.window.is_paused());
             let Some(place) = self.unless_gone(endpoint.window.enter(patient)).await? else { continue };
+            self.unless_gone(endpoint.pace.enter()).await?;
             call.began.get_or_insert_with(Instant::now);
             self.counts.requests.fetch_add(1, Ordering::Relaxed);
             let result = endpoint.call(&self.config.model, &call.request, &call.repairs, sink.as_mut()).await;
@@ -127,6 +128,7 @@ impl RemoteModel {
                 Ok(completion) => {
                     self.counts.answers.fetch_add(1, Ordering::Relaxed);
                     endpoint.answered();
+                    endpoint.pace.answered(completion.prompt_tokens + completion.completion_tokens);
                     self.breaker.answered();
                     place.answered();
                     return Ok(completion);
@@ -195,6 +197,7 @@ impl RemoteModel {
             }
             Fault::Overloaded { retry_after, .. } => {
                 place.overloaded(*retry_after);
+                endpoint.pace.overloaded();
                 *retry_after
             }
             Fault::Transient(_) => {

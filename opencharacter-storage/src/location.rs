@@ -1,12 +1,17 @@
 use std::{
     fmt,
+    fs::{self, File},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
 
 use object_store::{ObjectStore, aws::AmazonS3Builder};
+use sha2::{Digest as _, Sha256};
 use url::Url;
+
+use crate::AtomicFile;
 
 /// A file or folder as a user writes it: a path, or `s3://BUCKET/KEY`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,22 @@ pub enum StorageError {
         location: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// It cannot be read.
+    #[error("cannot read `{location}`: {source}. Check that it exists and that you may read it")]
+    Read {
+        /// Where.
+        location: String,
+        /// What the system or the store said.
+        source: io::Error,
+    },
+    /// It cannot be written; what was there before is as it was.
+    #[error("cannot write `{location}`: {source}. Free space, or choose a place that may be written")]
+    Write {
+        /// Where.
+        location: String,
+        /// What the system or the store said.
+        source: io::Error,
     },
     /// The store's settings do not work.
     #[error(
@@ -53,6 +74,97 @@ impl Location {
         let store = AmazonS3Builder::from_env().with_url(url.as_str()).build().map_err(failed)?;
         let path = object_store::path::Path::from_url_path(url.path()).map_err(|error| failed(error.into()))?;
         Ok(Some((Arc::new(store), path)))
+    }
+
+    /// The place of the same name with `ending` added: what belongs to a file lies beside it.
+    #[must_use]
+    pub fn with_ending(&self, ending: &str) -> Self {
+        match self {
+            Self::Local(path) => {
+                let mut name = path.as_os_str().to_owned();
+                name.push(ending);
+                Self::Local(name.into())
+            }
+            Self::Remote(url) => {
+                let mut url = url.clone();
+                url.set_path(&format!("{}{ending}", url.path()));
+                Self::Remote(url)
+            }
+        }
+    }
+
+    /// The whole content; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`], [`StorageError::Read`].
+    pub async fn read(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let failed = |source| StorageError::Read { location: self.to_string(), source };
+        let Some((store, path)) = self.store()? else {
+            return match fs::read(self.local().unwrap_or(Path::new(""))) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(failed(error)),
+            };
+        };
+        match store.get(&path).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(|error| failed(error.into()))?.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Writes the whole content, or nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`], [`StorageError::Write`].
+    pub async fn write(&self, bytes: Vec<u8>) -> Result<(), StorageError> {
+        let failed = |source| StorageError::Write { location: self.to_string(), source };
+        let Some((store, path)) = self.store()? else {
+            let write = || {
+                let mut file = AtomicFile::create(self.local().unwrap_or(Path::new("")))?;
+                file.write_all(&bytes)?;
+                file.commit()
+            };
+            return write().map_err(failed);
+        };
+        store.put(&path, bytes.into()).await.map(drop).map_err(|error| failed(error.into()))
+    }
+
+    /// Its length in bytes; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`], [`StorageError::Read`].
+    pub async fn length(&self) -> Result<Option<u64>, StorageError> {
+        let failed = |source| StorageError::Read { location: self.to_string(), source };
+        let Some((store, path)) = self.store()? else {
+            return match fs::metadata(self.local().unwrap_or(Path::new(""))) {
+                Ok(found) => Ok(Some(found.len())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(failed(error)),
+            };
+        };
+        match store.head(&path).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// What tells one content from another: SHA-256 of a file, the store's tag and length of an object.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`], [`StorageError::Read`].
+    pub async fn fingerprint(&self) -> Result<String, StorageError> {
+        let failed = |source| StorageError::Read { location: self.to_string(), source };
+        let Some((store, path)) = self.store()? else {
+            return hash_of(self.local().unwrap_or(Path::new(""))).map_err(failed);
+        };
+        let found = store.head(&path).await.map_err(|error| failed(error.into()))?;
+        Ok(format!(
+            "{} bytes, {}",
+            found.size,
+            found.e_tag.or(found.version).unwrap_or_else(|| found.last_modified.to_string())
+        ))
     }
 
     /// The path, where it is on this machine.
@@ -114,6 +226,13 @@ impl fmt::Display for Location {
             Self::Remote(url) => url.fmt(formatter),
         }
     }
+}
+
+/// SHA-256 of a file's content, in hexadecimal.
+fn hash_of(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut io::BufReader::with_capacity(1 << 20, File::open(path)?), &mut hasher)?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The address as it may be shown.

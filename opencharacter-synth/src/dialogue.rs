@@ -3,16 +3,20 @@
 //! Both work turn by turn, each turn seeing the answers made before it. For -R the paper sends all turns at once and
 //! reads JSON back; one turn at a time asks less of a small teacher and gives each turn attempts of its own.
 
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt as _, stream::iter};
 use opencharacter_core::{
     Character, Dialogue, GenerateRequest, Instruction, KeyedRandom, Message, Provenance, Sampling, ScoreRequest,
-    Strategy, short_id,
+    SourceNote, Strategy, short_id,
 };
+use opencharacter_ledger::{CallError, LedgeredModel};
 use serde::Serialize;
 
 use crate::{
-    Progress, SynthError, Synthesis, Templates, Worked, answer::AnswerCheck, work::refused_or, work_unordered,
+    Sink, Summary, SynthError, Templates, Work, WorkError, Worked, answer::AnswerCheck, work::refused_or,
+    work_unordered,
 };
-use opencharacter_ledger::{CallError, LedgeredModel};
 
 /// The stage's name in the ledger and in [`crate::ProgressEvent`]s.
 pub const DIALOGUES: &str = "dialogues";
@@ -58,40 +62,61 @@ impl Default for DialogueOptions {
     }
 }
 
+/// The characters of a stage, in the order of their ids: draws do not depend on the order in which they were made.
+#[derive(Debug, Clone)]
+pub struct Cast<'a> {
+    by_id: Vec<&'a Character>,
+}
+
+impl<'a> Cast<'a> {
+    /// All of `characters`.
+    pub fn new(characters: &'a [Character]) -> Self {
+        let mut by_id: Vec<&Character> = characters.iter().collect();
+        by_id.sort_by(|first, second| first.character_id.cmp(&second.character_id));
+        Self { by_id }
+    }
+
+    /// Who is to answer an instruction: `count` different characters, drawn by its id and the seed.
+    pub fn draw(&self, instruction: &Instruction, count: usize, seed: u64) -> Vec<&'a Character> {
+        let drawn =
+            KeyedRandom::new(seed, &["characters", &instruction.instruction_id]).sample(self.by_id.len(), count);
+        drawn.into_iter().map(|index| self.by_id[index]).collect()
+    }
+
+    /// Others than `own` to compare an answer with: drawn once per dialogue, the same for all its candidates and turns.
+    fn others(&self, own: &Character, dialogue_id: &str, count: usize, seed: u64) -> Vec<&'a Character> {
+        // One more than needed is drawn, in case the character itself is among them.
+        KeyedRandom::new(seed, &["comparisons", dialogue_id])
+            .sample(self.by_id.len(), count + 1)
+            .into_iter()
+            .map(|index| self.by_id[index])
+            .filter(|character| character.character_id != own.character_id)
+            .take(count)
+            .collect()
+    }
+}
+
 /// One dialogue to be made.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 struct Pairing<'a> {
     character: &'a Character,
-    instruction: &'a Instruction,
+    instruction: Arc<Instruction>,
 }
 
-/// Which character is to answer which instruction: pairs of indices into `characters` and `instructions`.
+/// What one instruction asks for.
+enum Task<'a> {
+    Dialogue(Pairing<'a>),
+    /// It is to be rewritten, and a turn of it has no answer.
+    NothingToRewrite,
+}
+
+/// The rule by which an instruction without an answer is left out of rewriting.
+const NO_ANSWER: &str = "no answer to rewrite";
+
+/// Has `options.characters_per_instruction` characters of `cast` answer each instruction.
 ///
-/// Each instruction gets `options.characters_per_instruction` different characters, drawn by its id and the seed;
-/// the order of either list does not matter. [`Strategy::Rewrite`] leaves out instructions with a turn that has no
-/// answer, so the plan also tells how many calls a run will make at least.
-pub fn plan_dialogues(
-    characters: &[Character],
-    instructions: &[Instruction],
-    options: &DialogueOptions,
-) -> Vec<(usize, usize)> {
-    let by_id = sorted_by_id(characters);
-    let usable = instructions.iter().enumerate().filter(|(_, instruction)| {
-        !instruction.turns.is_empty()
-            && (options.strategy == Strategy::Generate || instruction.turns.iter().all(|turn| turn.answer.is_some()))
-    });
-    usable
-        .flat_map(|(position, instruction)| {
-            KeyedRandom::new(options.seed, &["characters", &instruction.instruction_id])
-                .sample(by_id.len(), options.characters_per_instruction)
-                .into_iter()
-                .map(|drawn| (by_id[drawn], position))
-                .collect::<Vec<_>>()
-        })
-        .collect()
-}
-
-/// Makes the dialogues of [`plan_dialogues`], in its order whatever the concurrency.
+/// What `sink` receives is in the order of `instructions` whatever the concurrency, and who answers what depends on
+/// ids and seed alone. [`Strategy::Rewrite`] rejects an instruction with a turn that has no answer, under its own id.
 ///
 /// Messages are the user's and the assistant's; the system prompt is rendered from the character where it is needed.
 /// With `candidates` above 1 each turn keeps the valid candidate with the greatest specificity, in nats:
@@ -102,29 +127,68 @@ pub fn plan_dialogues(
 /// [`SynthError::Stopped`] when the model is gone, a ledger's error, [`SynthError::Prompt`] for a broken template,
 /// [`SynthError::Option`] when there is nothing to do or a count is 0.
 pub async fn synthesize_dialogues(
-    characters: &[Character],
-    instructions: &[Instruction],
+    cast: &Cast<'_>,
+    instructions: impl Stream<Item = Result<Instruction, SynthError>>,
     options: &DialogueOptions,
     templates: &Templates,
-    model: LedgeredModel<'_>,
-    progress: Progress<'_>,
-) -> Result<Synthesis<Dialogue>, SynthError> {
+    work: Work<'_>,
+    sink: &mut impl Sink<Dialogue>,
+) -> Result<Summary, SynthError> {
     check_options(options)?;
-    let plan = plan_dialogues(characters, instructions, options);
-    if plan.is_empty() {
-        return Err(nothing_to_do(characters, instructions));
+    if cast.by_id.is_empty() {
+        return Err(SynthError::Option {
+            option: "characters",
+            reason: "there are none; expected at least one".into(),
+        });
     }
-    let items = plan
-        .into_iter()
-        .map(|(character, instruction)| {
-            let pairing = Pairing { character: &characters[character], instruction: &instructions[instruction] };
-            (pairing.dialogue_id(options.strategy), pairing)
+    let items = instructions.flat_map(|instruction| iter(tasks(cast, instruction, options)));
+    let stage = Stage { options, templates, model: work.model, cast };
+    let made = work_unordered(DIALOGUES, work, items, sink, |id, task| async move {
+        match task {
+            Task::Dialogue(pairing) => stage.dialogue(&id, pairing).await,
+            Task::NothingToRewrite => {
+                Ok(Worked::rejected(vec![format!("{NO_ANSWER}: an answer to every turn is needed")]))
+            }
+        }
+    })
+    .await?;
+    if made.accepted + made.rejected == 0 && made.stopped_by.is_none() {
+        return Err(SynthError::Option {
+            option: "instructions",
+            reason: "there are none; expected at least one".into(),
+        });
+    }
+    if made.accepted == 0 && made.reasons.get(NO_ANSWER) == Some(&made.rejected) {
+        let count = made.rejected;
+        let reason = format!(
+            "rewriting needs an answer to every turn, and none of the {count} instructions has that; use `--strategy generate`"
+        );
+        return Err(SynthError::Option { option: "`--strategy rewrite`", reason });
+    }
+    Ok(made)
+}
+
+/// The dialogues of one instruction, each with its id.
+fn tasks<'a>(
+    cast: &Cast<'a>,
+    instruction: Result<Instruction, SynthError>,
+    options: &DialogueOptions,
+) -> Vec<Result<(String, Task<'a>), SynthError>> {
+    let instruction = match instruction {
+        Ok(instruction) => Arc::new(instruction),
+        Err(error) => return vec![Err(error)],
+    };
+    let answered = !instruction.turns.is_empty() && instruction.turns.iter().all(|turn| turn.answer.is_some());
+    if options.strategy == Strategy::Rewrite && !answered {
+        return vec![Ok((instruction.instruction_id.clone(), Task::NothingToRewrite))];
+    }
+    let drawn = cast.draw(&instruction, options.characters_per_instruction, options.seed).into_iter();
+    drawn
+        .map(|character| {
+            let pairing = Pairing { character, instruction: Arc::clone(&instruction) };
+            Ok((pairing.dialogue_id(options.strategy), Task::Dialogue(pairing)))
         })
-        .collect();
-    let pool = sorted_by_id(characters).into_iter().map(|index| &characters[index]).collect::<Vec<_>>();
-    let stage = Stage { options, templates, model, pool: &pool };
-    work_unordered(DIALOGUES, items, model, progress, |id, pairing| async move { stage.dialogue(&id, pairing).await })
-        .await
+        .collect()
 }
 
 fn check_options(options: &DialogueOptions) -> Result<(), SynthError> {
@@ -140,31 +204,21 @@ fn check_options(options: &DialogueOptions) -> Result<(), SynthError> {
     }
 }
 
-fn nothing_to_do(characters: &[Character], instructions: &[Instruction]) -> SynthError {
-    if characters.is_empty() {
-        return SynthError::Option { option: "characters", reason: "there are none; expected at least one".into() };
-    }
-    if instructions.is_empty() {
-        return SynthError::Option { option: "instructions", reason: "there are none; expected at least one".into() };
-    }
-    let count = instructions.len();
-    let reason = format!(
-        "rewriting needs an answer to every turn, and none of the {count} instructions has that; use `--strategy generate`"
-    );
-    SynthError::Option { option: "`--strategy rewrite`", reason }
-}
-
-/// Indices in the order of ids: draws must not depend on the order in which characters were made.
-fn sorted_by_id(characters: &[Character]) -> Vec<usize> {
-    let mut indices: Vec<usize> = (0..characters.len()).collect();
-    indices.sort_by(|&first, &second| characters[first].character_id.cmp(&characters[second].character_id));
-    indices
-}
-
 impl Pairing<'_> {
-    fn dialogue_id(self, strategy: Strategy) -> String {
+    fn dialogue_id(&self, strategy: Strategy) -> String {
         let parts = [&self.character.character_id, &self.instruction.instruction_id, strategy.as_str()];
         short_id("dialogue", &parts)
+    }
+
+    /// Of the persona and of the instruction.
+    fn sources(&self) -> Vec<SourceNote> {
+        let of = |source: &String, license: &String| SourceNote { source: source.clone(), license: license.clone() };
+        let mut sources = vec![
+            of(&self.character.source, &self.character.license),
+            of(&self.instruction.source, &self.instruction.license),
+        ];
+        sources.dedup();
+        sources
     }
 }
 
@@ -174,8 +228,7 @@ struct Stage<'a> {
     options: &'a DialogueOptions,
     templates: &'a Templates,
     model: LedgeredModel<'a>,
-    /// By id.
-    pool: &'a [&'a Character],
+    cast: &'a Cast<'a>,
 }
 
 /// A valid answer to one turn.
@@ -189,7 +242,7 @@ struct Candidate {
 #[derive(Clone, Copy)]
 struct TurnTask<'a> {
     id: &'a str,
-    pairing: Pairing<'a>,
+    pairing: &'a Pairing<'a>,
     system: &'a str,
     /// User and assistant messages of the turns before.
     history: &'a [Message],
@@ -216,17 +269,17 @@ impl TurnTask<'_> {
 }
 
 impl Stage<'_> {
-    async fn dialogue(self, id: &str, pairing: Pairing<'_>) -> Result<Worked<Dialogue>, CallError> {
-        let system = self.templates.system.render(pairing.character).map_err(SynthError::from)?;
+    async fn dialogue(self, id: &str, pairing: Pairing<'_>) -> Result<Worked<Dialogue>, WorkError> {
+        let system = self.templates.system.render(pairing.character)?;
         let mut messages: Vec<Message> = Vec::new();
         let mut keys = Vec::new();
         let mut reasons = Vec::new();
         let mut specificity = None;
         for turn in 0..pairing.instruction.turns.len() {
-            let task = TurnTask { id, pairing, system: &system, history: &messages, turn };
+            let task = TurnTask { id, pairing: &pairing, system: &system, history: &messages, turn };
             let answered = match self.answer(task, &mut reasons).await {
                 Ok(Some(answered)) => answered,
-                Ok(None) => return Ok(Worked { row: None, reasons }),
+                Ok(None) => return Ok(Worked::rejected(reasons)),
                 Err(error) => return refused_or(error, reasons),
             };
             let question = Message::user(task.question());
@@ -240,12 +293,12 @@ impl Stage<'_> {
             question_source: pairing.instruction.source.clone(),
             strategy: Some(self.options.strategy),
             messages,
-            provenance: Some(self.provenance(pairing, keys, specificity)),
+            provenance: Some(self.provenance(&pairing, keys, specificity)),
         };
-        Ok(Worked { row: Some(row), reasons })
+        Ok(Worked::row(row, reasons))
     }
 
-    fn provenance(&self, pairing: Pairing<'_>, ledger_keys: Vec<String>, specificity: Option<f64>) -> Provenance {
+    fn provenance(&self, pairing: &Pairing<'_>, ledger_keys: Vec<String>, specificity: Option<f64>) -> Provenance {
         let used = match self.options.strategy {
             Strategy::Generate => ["system"].as_slice(),
             Strategy::Rewrite => &["rewrite", "system"],
@@ -257,18 +310,19 @@ impl Stage<'_> {
             templates,
             ledger_keys,
             seed: self.options.seed,
+            sources: pairing.sources(),
             instruction_id: Some(pairing.instruction.instruction_id.clone()),
             specificity,
         }
     }
 
     /// The answer to keep for one turn; `None` when no candidate was valid.
-    async fn answer(self, task: TurnTask<'_>, reasons: &mut Vec<String>) -> Result<Option<Candidate>, CallError> {
+    async fn answer(self, task: TurnTask<'_>, reasons: &mut Vec<String>) -> Result<Option<Candidate>, WorkError> {
         let mut candidates = Vec::new();
         for number in 0..self.options.candidates {
             candidates.extend(self.candidate(task, number, reasons).await?);
         }
-        if self.options.candidates > 1 && self.pool.len() > 1 {
+        if self.options.candidates > 1 && self.cast.by_id.len() > 1 {
             for candidate in &mut candidates {
                 self.measure(task, candidate).await?;
             }
@@ -285,7 +339,7 @@ impl Stage<'_> {
         task: TurnTask<'_>,
         number: usize,
         reasons: &mut Vec<String>,
-    ) -> Result<Option<Candidate>, CallError> {
+    ) -> Result<Option<Candidate>, WorkError> {
         let source_answer = task.source_answer(self.options.strategy);
         let messages = match source_answer {
             Some(answer) => vec![Message::user(self.rewrite_prompt(task, answer)?)],
@@ -312,7 +366,7 @@ impl Stage<'_> {
                     return Ok(Some(Candidate { text, keys: vec![key.to_string()], specificity: None }));
                 }
                 Err(CallError::Rejected { reason, .. }) => reasons.push(reason),
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(None)
@@ -347,32 +401,19 @@ impl Stage<'_> {
     }
 
     /// Measures how much likelier the answers are from this character than from others.
-    async fn measure(self, task: TurnTask<'_>, candidate: &mut Candidate) -> Result<(), CallError> {
+    async fn measure(self, task: TurnTask<'_>, candidate: &mut Candidate) -> Result<(), WorkError> {
         let own = self.log_prob(task, task.system, candidate).await?;
-        let others = self.others(task);
+        let others = self.cast.others(task.pairing.character, task.id, self.options.comparisons, self.options.seed);
         let mut sum = 0.0;
         for other in &others {
-            let system = self.templates.system.render(other).map_err(SynthError::from)?;
+            let system = self.templates.system.render(other)?;
             sum += self.log_prob(task, &system, candidate).await?;
         }
         candidate.specificity = Some(own - sum / others.len() as f64);
         Ok(())
     }
 
-    /// The characters to compare with: drawn once per dialogue, the same for all its candidates and turns.
-    fn others(&self, task: TurnTask<'_>) -> Vec<&Character> {
-        let own = &task.pairing.character.character_id;
-        // One more than needed is drawn, in case the character itself is among them.
-        KeyedRandom::new(self.options.seed, &["comparisons", task.id])
-            .sample(self.pool.len(), self.options.comparisons + 1)
-            .into_iter()
-            .map(|index| self.pool[index])
-            .filter(|character| character.character_id != *own)
-            .take(self.options.comparisons)
-            .collect()
-    }
-
-    async fn log_prob(self, task: TurnTask<'_>, system: &str, candidate: &mut Candidate) -> Result<f64, CallError> {
+    async fn log_prob(self, task: TurnTask<'_>, system: &str, candidate: &mut Candidate) -> Result<f64, WorkError> {
         let mut messages = task.conversation(system);
         messages.push(Message::assistant(candidate.text.as_str()));
         let (score, key) = self.model.score(DIALOGUES, task.id, ScoreRequest { messages }).await?;

@@ -2,6 +2,7 @@ use std::{io, path::PathBuf};
 
 use opencharacter_core::{GenerateError, PromptError};
 use opencharacter_ledger::LedgerError;
+use opencharacter_tables::TableError;
 
 /// What can go wrong in synthesis, each with the place and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -14,19 +15,28 @@ pub enum SynthError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file of rows cannot be read or written.
+    #[error(transparent)]
+    Table(#[from] TableError),
     /// A file holds no rows at all.
-    #[error("`{path}` is empty: expected at least one {unit}", path = path.display())]
+    #[error("`{location}` is empty: expected at least one {unit}")]
     Empty {
         /// The file.
-        path: PathBuf,
+        location: String,
         /// `line` or `row`.
         unit: &'static str,
     },
-    /// A line (of JSON Lines or text) or row (of a JSON array) cannot be used.
-    #[error("`{path}`, {unit} {line}: {reason}. `--on-error skip` skips such {unit}s", path = path.display())]
+    /// A filter left no row.
+    #[error("`{location}` holds no row for which the filter is true")]
+    NothingSelected {
+        /// The file.
+        location: String,
+    },
+    /// A line (of JSON Lines or text) or row (of another format) cannot be used.
+    #[error("`{location}`, {unit} {line}: {reason}. `--on-error skip` skips such {unit}s")]
     Row {
         /// The file.
-        path: PathBuf,
+        location: String,
         /// `line` or `row`.
         unit: &'static str,
         /// Its number, from 1.
@@ -34,22 +44,11 @@ pub enum SynthError {
         /// What is wrong and what was expected, with the field where one is to blame.
         reason: String,
     },
-    /// A file that should hold one JSON array does not.
-    #[error(
-        "`{path}` is not a JSON array of objects: {reason}. A file with one object per line is read if its name ends in `.jsonl`",
-        path = path.display()
-    )]
-    NotAnArray {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
     /// `--on-error skip` left nothing.
-    #[error("`{path}`: all {count} {unit}s were skipped; the first, {unit} {line}: {reason}", path = path.display())]
+    #[error("`{location}`: all {count} {unit}s were skipped; the first, {unit} {line}: {reason}")]
     NothingUsable {
         /// The file.
-        path: PathBuf,
+        location: String,
         /// `line` or `row`.
         unit: &'static str,
         /// How many were skipped.
@@ -73,6 +72,12 @@ pub enum SynthError {
     /// The ledger cannot record or be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// Results that wait for their turn cannot be put aside.
+    #[error(
+        "cannot use a temporary file in `{folder}`: {0}. Free space there, or name another folder in `TMPDIR`; what was answered is in the ledger, run the same command again to resume",
+        folder = std::env::temp_dir().display()
+    )]
+    Spool(#[source] io::Error),
     /// A prompt template cannot be rendered.
     #[error(transparent)]
     Prompt(#[from] PromptError),

@@ -1,18 +1,13 @@
 //! The formats of the public data sets, recognised row by row.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::Path,
-};
-
 use opencharacter_core::{
     Character, Dialogue, Instruction, Message, Persona, PreferencePair, Profile, ProfileField, Role, Turn, short_id,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    OnError, Rows, SkippedRow, SynthError,
-    read::{RowFault, from_value, kind_of, read_lines, read_values, unit_of},
+    source::{FromRow, RowPlace},
+    value::{from_value, kind_of},
 };
 
 /// A persona is one line; longer than this many characters it is something else.
@@ -20,153 +15,109 @@ const LONGEST_PERSONA: usize = 8_000;
 /// For the text of one turn, in characters.
 const LONGEST_TEXT: usize = 200_000;
 
-/// Dialogues, the characters that they brought along, and what was left out.
+/// A dialogue, and the character that its row brought along.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Imported {
-    /// In the file's order.
-    pub dialogues: Vec<Dialogue>,
-    /// Characters made of what the rows say of them, in order of appearance.
-    pub characters: Vec<Character>,
-    /// Lines left out: bad ones under [`OnError::Skip`], and duplicates always.
-    pub skipped: Vec<SkippedRow>,
+pub struct ImportedDialogue {
+    /// The dialogue.
+    pub dialogue: Dialogue,
+    /// Made of what the row says of its character, where it says something.
+    pub character: Option<Character>,
 }
 
-/// Reads personas: rows with `persona`, `input persona` or `input_persona` (Persona Hub), or a `.txt` with one per line.
-///
-/// Duplicates (by id, that is by text) are left out and reported as skipped.
-///
-/// # Errors
-/// See [`crate::read_rows`].
-pub fn read_personas(path: &Path, on_error: OnError) -> Result<Rows<Persona>, SynthError> {
-    let source = source_of(path);
-    let mut unique = Unique::of(path);
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("txt")) {
-        return read_lines(path, on_error, |number, line| {
-            let persona = Persona::new(limited("the persona", line, LONGEST_PERSONA)?, source.as_str(), "");
-            unique.check(&persona.character_id, number)?;
-            Ok(persona)
-        });
-    }
-    read_values(path, on_error, |number, value| {
+/// Rows with `persona`, `input persona` or `input_persona` (Persona Hub), or lines of text. The id follows from the text.
+impl FromRow for Persona {
+    const NAME: &'static str = "personas";
+
+    fn from_row(value: Value, place: &RowPlace<'_>) -> Result<Self, String> {
         let row = Row::of(&value)?;
+        if let Some(text) = row.line() {
+            return Ok(Self::new(limited("the persona", text, LONGEST_PERSONA)?, place.source, ""));
+        }
         let (key, text) = row.required(&["persona", "input persona", "input_persona"])?;
         let text = limited(&format!("field `{key}`"), text, LONGEST_PERSONA)?;
-        let persona = Persona::new(text, row.source(&source)?, row.license()?);
-        unique.check(&persona.character_id, number)?;
-        Ok(persona)
-    })
+        Ok(Self::new(text, row.source(place.source)?, row.license()?))
+    }
+
+    fn id(&self) -> &str {
+        &self.character_id
+    }
 }
 
-/// Reads instructions: native rows, Alpaca, self-instruct, LIMA, `ShareGPT`, `OpenAI` messages, `FastChat`
-/// questions, or a plain `question`, `prompt` or `text`. An empty answer is none. Duplicates are left out and reported as skipped.
-///
-/// # Errors
-/// See [`crate::read_rows`].
-pub fn read_instructions(path: &Path, on_error: OnError) -> Result<Rows<Instruction>, SynthError> {
-    let source = source_of(path);
-    let mut unique = Unique::of(path);
-    read_values(path, on_error, |number, value| {
+/// Native rows, Alpaca, self-instruct, LIMA, `ShareGPT`, `OpenAI` messages, `FastChat` questions, or a plain `question`,
+/// `prompt` or `text`. An empty answer is none.
+impl FromRow for Instruction {
+    const NAME: &'static str = "instructions";
+
+    fn from_row(value: Value, place: &RowPlace<'_>) -> Result<Self, String> {
         let row = Row::of(&value)?;
-        let turns = row.turns()?;
-        let mut instruction = Instruction::new(turns, row.source(&source)?, row.license()?);
+        let mut instruction = Self::new(row.turns()?, row.source(place.source)?, row.license()?);
         if let Some(id) = row.id("instruction_id")? {
             instruction.instruction_id = id;
         }
-        unique.check(&instruction.instruction_id, number)?;
         Ok(instruction)
-    })
-}
-
-/// Reads characters: native rows, or the paper's released schema, whose `character` is the profile as one text.
-///
-/// An age may be a number. A missing `character_id` follows from the persona, or from the name where there is none.
-/// Duplicates (by id) are left out and reported as skipped.
-///
-/// # Errors
-/// See [`crate::read_rows`].
-pub fn read_characters(path: &Path, on_error: OnError) -> Result<Rows<Character>, SynthError> {
-    let source = source_of(path);
-    let mut unique = Unique::of(path);
-    read_values(path, on_error, |number, value| {
-        let mut character = character_of(&Row::of(&value)?)?;
-        if character.source.is_empty() {
-            character.source.clone_from(&source);
-        }
-        unique.check(&character.character_id, number)?;
-        Ok(character)
-    })
-}
-
-/// Reads dialogues: native rows, `RoleBench` (`role`, `question`, `generated`, of which the first is taken), the
-/// paper's released schema (`question`, `character_answer`), `OpenAI` messages, or `ShareGPT`.
-///
-/// A `RoleBench` role becomes a character of which only the name is known.
-///
-/// # Errors
-/// See [`crate::read_rows`].
-pub fn read_dialogues(path: &Path, on_error: OnError) -> Result<Imported, SynthError> {
-    let source = source_of(path);
-    let mut unique = Unique::of(path);
-    let mut characters = Vec::new();
-    let mut known = HashSet::new();
-    let read = read_values(path, on_error, |number, value| {
-        let (dialogue, character) = dialogue_of(&Row::of(&value)?, &value, &source)?;
-        unique.check(&dialogue.dialogue_id, number)?;
-        if let Some(character) = character
-            && known.insert(character.character_id.clone())
-        {
-            characters.push(character);
-        }
-        Ok(dialogue)
-    })?;
-    Ok(Imported { dialogues: read.rows, characters, skipped: read.skipped })
-}
-
-/// Reads preference pairs: `prompt`, `chosen` and `rejected`, each an array of messages, with `pair_id` and
-/// `character_id` where there are any. A row without `pair_id` is named by its line.
-///
-/// # Errors
-/// See [`crate::read_rows`].
-pub fn read_pairs(path: &Path, on_error: OnError) -> Result<Rows<PreferencePair>, SynthError> {
-    let mut unique = Unique::of(path);
-    let unit = unit_of(path);
-    read_values(path, on_error, |number, mut value| {
-        if let Some(row) = value.as_object_mut() {
-            row.entry("pair_id").or_insert_with(|| Value::String(format!("{unit} {number}")));
-        }
-        let pair: PreferencePair = from_value(&value)?;
-        for (name, messages) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
-            if messages.last().is_none_or(|message| message.role != Role::Assistant) {
-                return Err(RowFault::Bad(format!("field `{name}`: expected it to end in an assistant message")));
-            }
-        }
-        unique.check(&pair.pair_id, number)?;
-        Ok(pair)
-    })
-}
-
-/// A file's name without folder and ending: the `source` of rows that name none.
-fn source_of(path: &Path) -> String {
-    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Ids seen before, with the line each was first seen on.
-struct Unique {
-    unit: &'static str,
-    seen: HashMap<String, usize>,
-}
-
-impl Unique {
-    fn of(path: &Path) -> Self {
-        Self { unit: unit_of(path), seen: HashMap::new() }
     }
 
-    fn check(&mut self, id: &str, line: usize) -> Result<(), RowFault> {
-        if let Some(first) = self.seen.get(id) {
-            return Err(RowFault::Duplicate(format!("duplicate of {} {first}", self.unit)));
+    fn id(&self) -> &str {
+        &self.instruction_id
+    }
+}
+
+/// Native rows, or the paper's released schema, whose `character` is the profile as one text.
+///
+/// An age may be a number. A missing `character_id` follows from the persona, or from the name where there is none.
+impl FromRow for Character {
+    const NAME: &'static str = "characters";
+
+    fn from_row(value: Value, place: &RowPlace<'_>) -> Result<Self, String> {
+        let mut character = character_of(&Row::of(&value)?)?;
+        if character.source.is_empty() {
+            place.source.clone_into(&mut character.source);
         }
-        self.seen.insert(id.to_owned(), line);
-        Ok(())
+        Ok(character)
+    }
+
+    fn id(&self) -> &str {
+        &self.character_id
+    }
+}
+
+/// Native rows, `RoleBench` (`role`, `question`, `generated`, of which the first is taken), the paper's released schema
+/// (`question`, `character_answer`), `OpenAI` messages, or `ShareGPT`.
+///
+/// A `RoleBench` role becomes a character of which only the name is known.
+impl FromRow for ImportedDialogue {
+    const NAME: &'static str = "dialogues";
+
+    fn from_row(value: Value, place: &RowPlace<'_>) -> Result<Self, String> {
+        let (dialogue, character) = dialogue_of(&Row::of(&value)?, &value, place.source)?;
+        Ok(Self { dialogue, character })
+    }
+
+    fn id(&self) -> &str {
+        &self.dialogue.dialogue_id
+    }
+}
+
+/// `prompt`, `chosen` and `rejected`, each an array of messages, with `pair_id` and `character_id` where there are any. A
+/// row without `pair_id` is named by its place.
+impl FromRow for PreferencePair {
+    const NAME: &'static str = "pairs";
+
+    fn from_row(mut value: Value, place: &RowPlace<'_>) -> Result<Self, String> {
+        if let Some(row) = value.as_object_mut() {
+            row.entry("pair_id").or_insert_with(|| Value::String(format!("{} {}", place.unit, place.number)));
+        }
+        let pair: Self = from_value(&value)?;
+        for (name, messages) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+            if messages.last().is_none_or(|message| message.role != Role::Assistant) {
+                return Err(format!("field `{name}`: expected it to end in an assistant message"));
+            }
+        }
+        Ok(pair)
+    }
+
+    fn id(&self) -> &str {
+        &self.pair_id
     }
 }
 
@@ -187,6 +138,11 @@ impl<'a> Row<'a> {
             Value::Object(fields) => Ok(Self(fields)),
             other => Err(format!("expected a JSON object, found {}", kind_of(other))),
         }
+    }
+
+    /// A line of plain text.
+    fn line(&self) -> Option<&'a str> {
+        if self.0.len() == 1 { self.0.get("text")?.as_str() } else { None }
     }
 
     fn has(&self, key: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Synthesis: personas become characters, characters and instructions become dialogues.
 //!
-//! A file of personas or instructions is read by [`read_personas`] and its siblings, which know the formats of the
-//! public data sets and name line and field of what they cannot use. [`synthesize_profiles`] and
+//! A file of personas or instructions is a [`Source`], which knows the formats of the public data sets and names line and
+//! field of what cannot be used. [`synthesize_profiles`] and
 //! [`synthesize_dialogues`] then call a teacher through [`opencharacter_ledger::LedgeredModel`].
 //!
 //! The one decision that shapes this crate: **every call goes through the [`opencharacter_ledger::Ledger`]**, keyed by what was asked and
@@ -10,41 +10,52 @@
 //!
 //! ```no_run
 //! # async fn example(teacher: &dyn opencharacter_core::Generate) -> Result<(), opencharacter_synth::SynthError> {
+//! use std::path::Path;
+//!
 //! use opencharacter_ledger::{Ledger, LedgeredModel};
 //! use opencharacter_synth::{
-//!     OnError, ProfileOptions, Templates, read_personas, synthesize_profiles,
-//!     write_jsonl_atomic,
+//!     Collected, ProfileOptions, Templates, Source, Work, in_memory, synthesize_profiles, write_jsonl_atomic,
 //! };
-//! let personas = read_personas("personas.jsonl".as_ref(), OnError::Fail)?;
+//! let personas = Source::new(Path::new("personas.jsonl")).read().await?;
 //! let ledger = Ledger::open("run/ledger")?;
-//! let model = LedgeredModel { model: teacher, ledger: &ledger };
-//! let made =
-//!     synthesize_profiles(&personas.rows, &ProfileOptions::default(), &Templates::default(), model, &|_| ()).await?;
+//! let work = Work::new(LedgeredModel { model: teacher, ledger: &ledger }, &|_| ());
+//! let (options, templates) = (ProfileOptions::default(), Templates::default());
+//! let mut made = Collected::default();
+//! let summary = synthesize_profiles(in_memory(personas.rows), &options, &templates, work, &mut made).await?;
+//! println!("{} characters, {} given up", summary.accepted, summary.rejected);
 //! write_jsonl_atomic("run/characters.jsonl", &made.rows)?;
 //! # Ok(())
 //! # }
 //! ```
 
 mod answer;
+mod budget;
 mod dialogue;
 mod error;
 mod facts;
 mod import;
 mod pairs;
 mod profile;
-mod read;
+mod reorder;
+mod source;
 mod templates;
 mod text;
+mod value;
 mod work;
+mod write;
 
 pub use answer::break_of_character;
-pub use dialogue::{DIALOGUES, DialogueOptions, plan_dialogues, synthesize_dialogues};
+pub use budget::{Budget, Prices};
+pub use dialogue::{Cast, DIALOGUES, DialogueOptions, synthesize_dialogues};
 pub use error::SynthError;
 pub use facts::PersonaFacts;
-pub use import::{Imported, read_characters, read_dialogues, read_instructions, read_pairs, read_personas};
+pub use import::ImportedDialogue;
 pub use pairs::{PairedDialogues, pair_dialogues};
 pub use profile::{PROFILES, ProfileOptions, check_profile, profile_schema, synthesize_profiles};
-pub use read::{OnError, Rows, SkippedRow, read_rows, write_jsonl_atomic};
+pub use source::{FromRow, OnError, Read, RowPlace, Rows, SkippedRow, Source};
 pub use templates::Templates;
 pub use text::{repeats_itself, trim_to_sentence};
-pub use work::{Progress, ProgressEvent, RejectedItem, Synthesis, Worked, work_unordered};
+pub use work::{
+    Collected, Progress, ProgressEvent, RejectedItem, Sink, Summary, Work, WorkError, Worked, in_memory, work_unordered,
+};
+pub use write::write_jsonl_atomic;

@@ -1,19 +1,21 @@
 //! Profile synthesis: one persona in, the paper's eight fields out.
 
+use futures_util::{Stream, StreamExt as _};
 use opencharacter_core::{
     Character, Completion, FinishReason, GenerateRequest, KeyedRandom, Message, Persona, Profile, ProfileField,
     Provenance, Sampling,
 };
+use opencharacter_ledger::{CallError, LedgeredModel};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    PersonaFacts, Progress, SynthError, Synthesis, Templates, Worked,
+    PersonaFacts, Sink, Summary, SynthError, Templates, Work, WorkError, Worked,
     facts::{Gender, gender_of_noun},
     text::{has_phrase, nearly_equal, normalise, repeats_itself, trim_to_sentence, words},
+    work::refused_or,
     work_unordered,
 };
-use opencharacter_ledger::{CallError, LedgeredModel};
 
 /// The stage's name in the ledger and in [`crate::ProgressEvent`]s.
 pub const PROFILES: &str = "profiles";
@@ -59,34 +61,35 @@ const CAPITAL: &str = "[A-ZÀ-ÖØ-Þ]";
 
 /// Makes a character of each persona, with at most `options.attempts` calls for each.
 ///
-/// Rows and rejections are in the order of `personas` and do not depend on concurrency.
+/// What `sink` receives is in the order of `personas` and does not depend on concurrency.
 ///
 /// # Errors
 /// [`SynthError::Stopped`] when the model is gone, a ledger's error, [`SynthError::Prompt`] for a broken template,
 /// [`SynthError::Option`] for no attempts at all.
 pub async fn synthesize_profiles(
-    personas: &[Persona],
+    personas: impl Stream<Item = Result<Persona, SynthError>>,
     options: &ProfileOptions,
     templates: &Templates,
-    model: LedgeredModel<'_>,
-    progress: Progress<'_>,
-) -> Result<Synthesis<Character>, SynthError> {
+    work: Work<'_>,
+    sink: &mut impl Sink<Character>,
+) -> Result<Summary, SynthError> {
     if options.attempts == 0 {
         return Err(SynthError::Option { option: "`attempts`", reason: "expected at least 1".into() });
     }
-    let items = personas.iter().map(|persona| (persona.character_id.clone(), persona)).collect();
-    work_unordered(PROFILES, items, model, progress, |_, persona| one_profile(persona, options, templates, model)).await
+    let items = personas.map(|persona| persona.map(|persona| (persona.character_id.clone(), persona)));
+    let model = work.model;
+    work_unordered(PROFILES, work, items, sink, |_, persona| one_profile(persona, options, templates, model)).await
 }
 
 async fn one_profile(
-    persona: &Persona,
+    persona: Persona,
     options: &ProfileOptions,
     templates: &Templates,
     model: LedgeredModel<'_>,
-) -> Result<Worked<Character>, CallError> {
+) -> Result<Worked<Character>, WorkError> {
     let facts = PersonaFacts::of(&persona.persona);
     let hints = Hints::draw(options.seed, &persona.character_id, &persona.persona, &facts);
-    let prompt = render_prompt(persona, &facts, &hints, templates)?;
+    let prompt = render_prompt(&persona, &facts, &hints, templates)?;
     let schema = schema_with_hints(&facts, Some(&hints));
     let mut reasons = Vec::new();
     for attempt in 0..options.attempts {
@@ -117,22 +120,22 @@ async fn one_profile(
                     seed: options.seed,
                     ..Provenance::default()
                 };
-                return Ok(Worked { row: Some(character_of(persona, profile, provenance)), reasons });
+                return Ok(Worked::row(character_of(persona, profile, provenance), reasons));
             }
             Err(CallError::Rejected { reason, .. }) => reasons.push(reason),
-            Err(error) => return crate::work::refused_or(error, reasons),
+            Err(error) => return refused_or(error.into(), reasons),
         }
     }
-    Ok(Worked { row: None, reasons })
+    Ok(Worked::rejected(reasons))
 }
 
-fn character_of(persona: &Persona, profile: Profile, provenance: Provenance) -> Character {
+fn character_of(persona: Persona, profile: Profile, provenance: Provenance) -> Character {
     Character {
-        character_id: persona.character_id.clone(),
-        persona: persona.persona.clone(),
+        character_id: persona.character_id,
+        persona: persona.persona,
         profile,
-        source: persona.source.clone(),
-        license: persona.license.clone(),
+        source: persona.source,
+        license: persona.license,
         provenance: Some(provenance),
     }
 }

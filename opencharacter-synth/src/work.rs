@@ -1,4 +1,4 @@
-//! The work loop: a bounded number of items at a time, finished in any order, returned in the order given.
+//! The work loop: a bounded number of items at a time, finished in any order, handed on in the order given.
 
 use std::{
     collections::BTreeMap,
@@ -6,13 +6,19 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use futures_util::{StreamExt as _, stream};
-use opencharacter_core::GenerateError;
-use serde::Serialize;
-
+use futures_util::{
+    Stream, StreamExt as _,
+    stream::{FuturesUnordered, iter},
+};
+use opencharacter_core::{GenerateError, PromptError};
 use opencharacter_ledger::{CallError, LedgeredModel};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::SynthError;
+use crate::{
+    Budget, SynthError,
+    budget::Meter,
+    reorder::{Finished, Reorder},
+};
 
 /// How far a stage is; sent after each item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +27,7 @@ pub struct ProgressEvent {
     pub stage: &'static str,
     /// Items finished.
     pub done: usize,
-    /// Items in all.
+    /// Items in all, as far as it is known.
     pub total: usize,
     /// Items that became rows.
     pub accepted: usize,
@@ -43,145 +49,271 @@ pub struct Worked<T> {
     pub row: Option<T>,
     /// The reason of each rejected attempt, in order. Text before the first `: ` names the rule.
     pub reasons: Vec<String>,
+    /// Whether the item's last call brought no answer at all: it is tried again when the same run is started again.
+    pub failed: bool,
 }
 
-/// What came of a stage.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Synthesis<T> {
-    /// In the order of the items, whatever the order of arrival.
-    pub rows: Vec<T>,
-    /// Items that ran out of attempts, in the same order.
-    pub rejected: Vec<RejectedItem>,
-    /// Rule to the number of attempts that it rejected, those of items that succeeded later included.
-    pub reasons: BTreeMap<String, usize>,
+impl<T> Worked<T> {
+    /// An item that became a row, after attempts that did not.
+    pub fn row(row: T, reasons: Vec<String>) -> Self {
+        Self { row: Some(row), reasons, failed: false }
+    }
+
+    /// An item whose answers were all rejected.
+    pub fn rejected(reasons: Vec<String>) -> Self {
+        Self { row: None, reasons, failed: false }
+    }
+}
+
+/// Rows that are in memory already, as a stream.
+pub fn in_memory<T>(rows: impl IntoIterator<Item = T>) -> impl Stream<Item = Result<T, SynthError>> {
+    iter(rows.into_iter().map(Ok))
 }
 
 /// An item that did not become a row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedItem {
     /// Its id.
     pub item: String,
     /// The reason of each attempt.
     pub reasons: Vec<String>,
+    /// Whether its last call brought no answer at all: it is tried again when the same run is started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
-/// Works on `items` (id and content), as many at a time as the model is worth.
-///
-/// When the model is gone ([`GenerateError::Unavailable`], [`GenerateError::Unsupported`]) no further item is begun;
-/// those under way are brought to their end, because their calls are paid for. Dropping the future loses nothing
-/// that the ledger recorded.
-///
-/// # Errors
-/// [`SynthError::Stopped`] as above; a ledger's error at once. A refused request only rejects its item, and so does a
-/// call that failed while others are answered: its item is tried again when the same run is started again.
-pub async fn work_unordered<'a, I, T, F>(
-    stage: &'static str,
-    items: Vec<(String, I)>,
-    model: LedgeredModel<'a>,
-    progress: Progress<'_>,
-    work: impl Fn(String, I) -> F,
-) -> Result<Synthesis<T>, SynthError>
-where
-    F: Future<Output = Result<Worked<T>, CallError>> + 'a,
-{
-    let total = items.len();
-    let stopping = AtomicBool::new(false);
-    let (work, stopping_reference) = (&work, &stopping);
-    let mut stream = stream::iter(items.into_iter().enumerate())
-        .map(|(index, (id, item))| async move {
-            if stopping_reference.load(Ordering::Relaxed) {
-                return None;
-            }
-            Some((index, id.clone(), work(id, item).await))
-        })
-        .buffer_unordered(model.model.concurrency().max(1));
-    let mut tally = Tally::new(stage, total);
-    let mut failure = None;
-    while let Some(finished) = stream.next().await {
-        let Some((index, id, result)) = finished else { continue };
-        match result {
-            Ok(worked) => tally.add(index, id, worked),
-            Err(CallError::Ledger(error)) => return Err(error),
-            Err(CallError::Rejected { reason, .. }) => {
-                tally.add(index, id, Worked { row: None, reasons: vec![reason] });
-            }
-            Err(CallError::Failed(error @ (GenerateError::Refused { .. } | GenerateError::Failed { .. }))) => {
-                tally.add(index, id, Worked { row: None, reasons: vec![error.to_string()] });
-            }
-            Err(CallError::Failed(error)) => {
-                stopping.store(true, Ordering::Relaxed);
-                failure.get_or_insert(error);
-                continue;
-            }
-        }
-        progress(tally.event(model));
-    }
-    model.ledger.flush()?;
-    match failure {
-        Some(source) => Err(SynthError::Stopped { stage, done: tally.done(), total, source }),
-        None => Ok(tally.finish()),
+/// Receives what comes of a stage's items, in the order of the items.
+pub trait Sink<T> {
+    /// An item that became a row.
+    ///
+    /// # Errors
+    /// When the row cannot be kept: the stage ends.
+    fn row(&mut self, row: T) -> impl Future<Output = Result<(), SynthError>>;
+
+    /// An item that did not.
+    ///
+    /// # Errors
+    /// When the item cannot be noted: the stage ends.
+    fn rejected(&mut self, item: RejectedItem) -> impl Future<Output = Result<(), SynthError>>;
+}
+
+/// A [`Sink`] that keeps everything in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collected<T> {
+    /// In the order of the items, whatever the order of arrival.
+    pub rows: Vec<T>,
+    /// Items that ran out of attempts, in the same order.
+    pub rejected: Vec<RejectedItem>,
+}
+
+impl<T> Default for Collected<T> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), rejected: Vec::new() }
     }
 }
 
-/// Results as they arrive.
-struct Tally<T> {
-    stage: &'static str,
-    total: usize,
-    rows: Vec<(usize, T)>,
-    rejected: Vec<(usize, RejectedItem)>,
-    reasons: BTreeMap<String, usize>,
-}
-
-impl<T> Tally<T> {
-    fn new(stage: &'static str, total: usize) -> Self {
-        Self { stage, total, rows: Vec::new(), rejected: Vec::new(), reasons: BTreeMap::new() }
+impl<T> Sink<T> for Collected<T> {
+    async fn row(&mut self, row: T) -> Result<(), SynthError> {
+        self.rows.push(row);
+        Ok(())
     }
 
-    fn add(&mut self, index: usize, item: String, worked: Worked<T>) {
+    async fn rejected(&mut self, item: RejectedItem) -> Result<(), SynthError> {
+        self.rejected.push(item);
+        Ok(())
+    }
+}
+
+/// What a stage works with and within.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    /// Who answers.
+    pub model: LedgeredModel<'a>,
+    /// How many items there are, as far as it is known: for progress only.
+    pub total: usize,
+    /// So many rows and no more: the first so many that are accepted, in the order of the items.
+    pub count: Option<usize>,
+    /// What may be used up.
+    pub budget: Budget,
+    /// Hears how far it is.
+    pub progress: Progress<'a>,
+}
+
+impl<'a> Work<'a> {
+    /// Work without limits, of unknown length.
+    pub fn new(model: LedgeredModel<'a>, progress: Progress<'a>) -> Self {
+        Self { model, total: 0, count: None, budget: Budget::default(), progress }
+    }
+}
+
+/// Why an item could not be brought to an end.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// Its call.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Something that would go wrong with every other item too.
+    #[error(transparent)]
+    Synth(#[from] SynthError),
+}
+
+impl From<PromptError> for WorkError {
+    fn from(error: PromptError) -> Self {
+        Self::Synth(error.into())
+    }
+}
+
+/// What came of a stage, in figures.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Items that became rows.
+    pub accepted: usize,
+    /// Items that did not, those without an answer included.
+    pub rejected: usize,
+    /// Those of them whose last call brought no answer: they are tried again when the same run is started again.
+    pub failed: usize,
+    /// Rule to the number of attempts that it rejected, those of items that succeeded later included.
+    pub reasons: BTreeMap<String, usize>,
+    /// The limit of the budget that ended the stage early, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
+}
+
+impl Summary {
+    fn add<T>(&mut self, worked: &Worked<T>) {
         for reason in &worked.reasons {
             let rule = reason.split(": ").next().unwrap_or(reason);
             *self.reasons.entry(rule.to_owned()).or_default() += 1;
         }
-        match worked.row {
-            Some(row) => self.rows.push((index, row)),
-            None => self.rejected.push((index, RejectedItem { item, reasons: worked.reasons })),
-        }
-    }
-
-    fn done(&self) -> usize {
-        self.rows.len() + self.rejected.len()
-    }
-
-    fn event(&self, model: LedgeredModel<'_>) -> ProgressEvent {
-        let stats = model.ledger.session(self.stage);
-        ProgressEvent {
-            stage: self.stage,
-            done: self.done(),
-            total: self.total,
-            accepted: self.rows.len(),
-            rejected: self.rejected.len(),
-            tokens: stats.completion_tokens,
-            calls_reused: stats.calls_reused,
-        }
-    }
-
-    fn finish(mut self) -> Synthesis<T> {
-        self.rows.sort_by_key(|&(index, _)| index);
-        self.rejected.sort_by_key(|&(index, _)| index);
-        Synthesis {
-            rows: self.rows.into_iter().map(|(_, row)| row).collect(),
-            rejected: self.rejected.into_iter().map(|(_, item)| item).collect(),
-            reasons: self.reasons,
+        if worked.row.is_some() {
+            self.accepted += 1;
+        } else {
+            self.rejected += 1;
+            self.failed += usize::from(worked.failed);
         }
     }
 }
 
+/// Works on `items` (id and content), as many at a time as the model is worth, and hands on what comes of them.
+///
+/// Memory does not grow with the number of items: they are taken one by one, and what is finished before its turn
+/// waits on disk when it becomes much. With `count`, no item is begun that might not be needed: as many are under way
+/// as rows are still missing, so that those who end up accepted are the first so many in the order of the items,
+/// whatever the order of arrival.
+///
+/// When the model is gone ([`GenerateError::Unavailable`], [`GenerateError::Unsupported`]) or an item cannot be read,
+/// no further item is begun; those under way are brought to their end, because their calls are paid for. Dropping the
+/// future loses nothing that the ledger recorded.
+///
+/// # Errors
+/// [`SynthError::Stopped`] as above, an error of `items`; a ledger's or sink's error at once. A refused request only
+/// rejects its item, and so does a call that failed while others are answered.
+pub async fn work_unordered<'a, I, T, F>(
+    stage: &'static str,
+    under: Work<'a>,
+    items: impl Stream<Item = Result<(String, I), SynthError>>,
+    sink: &mut impl Sink<T>,
+    work: impl Fn(String, I) -> F,
+) -> Result<Summary, SynthError>
+where
+    T: Serialize + DeserializeOwned,
+    F: Future<Output = Result<Worked<T>, WorkError>> + 'a,
+{
+    let model = under.model;
+    let most = model.model.concurrency().max(1);
+    let mut items = std::pin::pin!(items.enumerate());
+    let mut running = FuturesUnordered::new();
+    let mut reorder = Reorder::new();
+    let mut summary = Summary::default();
+    let meter = Meter::new(under.budget, model.ledger, stage);
+    let stopping = AtomicBool::new(false);
+    let mut failure = None;
+    loop {
+        while running.len() < most && !stopping.load(Ordering::Relaxed) {
+            if under.count.is_some_and(|count| summary.accepted + running.len() >= count) {
+                break;
+            }
+            if let Some(limit) = meter.reached(model.ledger, summary.accepted + summary.rejected, running.len()) {
+                // What is under way may turn out cheaper than it was taken for.
+                if running.is_empty() {
+                    summary.stopped_by = Some(limit);
+                    stopping.store(true, Ordering::Relaxed);
+                }
+                break;
+            }
+            match items.next().await {
+                Some((index, Ok((id, item)))) => {
+                    let worked = work(id.clone(), item);
+                    running.push(async move { (index, id, worked.await) });
+                }
+                Some((_, Err(error))) => {
+                    failure.get_or_insert(error);
+                    stopping.store(true, Ordering::Relaxed);
+                }
+                None => stopping.store(true, Ordering::Relaxed),
+            }
+        }
+        let Some((index, id, result)) = running.next().await else { break };
+        let worked = match result {
+            Ok(worked) => worked,
+            Err(WorkError::Synth(error)) => return Err(error),
+            Err(WorkError::Call(CallError::Ledger(error))) => return Err(error.into()),
+            Err(WorkError::Call(CallError::Rejected { reason, .. })) => Worked::rejected(vec![reason]),
+            Err(WorkError::Call(CallError::Failed(error))) => match no_answer(error, Vec::new()) {
+                Ok(worked) => worked,
+                Err(source) => {
+                    stopping.store(true, Ordering::Relaxed);
+                    let done = summary.accepted + summary.rejected;
+                    failure.get_or_insert(SynthError::Stopped { stage, done, total: under.total.max(done), source });
+                    continue;
+                }
+            },
+        };
+        summary.add(&worked);
+        reorder.add(index, finished(id, worked), sink).await?;
+        (under.progress)(event(stage, under, &summary));
+    }
+    reorder.finish(sink).await?;
+    model.ledger.flush()?;
+    failure.map_or(Ok(summary), Err)
+}
+
+fn finished<T>(item: String, worked: Worked<T>) -> Finished<T> {
+    match worked.row {
+        Some(row) => Finished::Row(row),
+        None => Finished::Rejected(RejectedItem { item, reasons: worked.reasons, failed: worked.failed }),
+    }
+}
+
+fn event(stage: &'static str, under: Work<'_>, summary: &Summary) -> ProgressEvent {
+    let stats = under.model.ledger.session(stage);
+    ProgressEvent {
+        stage,
+        done: summary.accepted + summary.rejected,
+        total: under.count.unwrap_or(under.total),
+        accepted: summary.accepted,
+        rejected: summary.rejected,
+        tokens: stats.completion_tokens,
+        calls_reused: stats.calls_reused,
+    }
+}
+
+/// A request that was refused or brought no answer ends its item with that reason; other errors go up.
+fn no_answer<T>(error: GenerateError, mut reasons: Vec<String>) -> Result<Worked<T>, GenerateError> {
+    let failed = match error {
+        GenerateError::Refused { .. } => false,
+        GenerateError::Failed { .. } => true,
+        GenerateError::Unavailable { .. } | GenerateError::Unsupported { .. } => return Err(error),
+    };
+    reasons.push(error.to_string());
+    Ok(Worked { row: None, reasons, failed })
+}
+
 /// A refused request ends its item with that reason; other errors go up.
-pub(crate) fn refused_or<T>(error: CallError, mut reasons: Vec<String>) -> Result<Worked<T>, CallError> {
+pub(crate) fn refused_or<T>(error: WorkError, reasons: Vec<String>) -> Result<Worked<T>, WorkError> {
     match error {
-        CallError::Failed(error @ (GenerateError::Refused { .. } | GenerateError::Failed { .. })) => {
-            reasons.push(error.to_string());
-            Ok(Worked { row: None, reasons })
+        WorkError::Call(CallError::Failed(error)) => {
+            no_answer(error, reasons).map_err(|error| CallError::from(error).into())
         }
         error => Err(error),
     }

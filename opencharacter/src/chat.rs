@@ -17,11 +17,11 @@ use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_synth::{OnError, ProfileOptions, Templates};
 use rustyline::{DefaultEditor, error::ReadlineError};
 
-use crate::{cli::ChatArguments, inputs, interrupt::Interrupt, models, output, synthesis};
+use crate::{cli::ChatArguments, inputs::Input, interrupt::Interrupt, models, output, synthesis};
 
 /// `opencharacter chat`
 pub async fn chat(arguments: &ChatArguments) -> Result<()> {
-    let found = find(arguments)?;
+    let found = find(arguments).await?;
     let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let character = match found {
         Found::Character(character) => *character,
@@ -65,7 +65,7 @@ enum Found {
 }
 
 /// What the first argument means: a file, an id or name from `--characters`, or a persona.
-fn find(arguments: &ChatArguments) -> Result<Found> {
+async fn find(arguments: &ChatArguments) -> Result<Found> {
     let word = arguments.character.trim();
     if word.is_empty() {
         bail!("give a persona, for example \"a lighthouse keeper who hates the sea\"");
@@ -74,7 +74,7 @@ fn find(arguments: &ChatArguments) -> Result<Found> {
         return from_file(Path::new(word));
     }
     if let Some(path) = &arguments.characters {
-        let characters = inputs::characters(path, OnError::Skip)?;
+        let characters = Input::new(path.clone(), OnError::Skip).rows::<Character>().await?;
         let matches = |character: &&Character| {
             character.character_id == word || character.profile.name.eq_ignore_ascii_case(word)
         };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencharacter_core::Strategy;
 use opencharacter_nn::{LinearName, WeightType};
+use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
 use opencharacter_train::{Method, Schedule};
 
@@ -120,6 +121,24 @@ pub struct SynthesisArguments {
     /// Where calls are recorded; `OUT.ledger` where absent. Run again with the same to resume
     #[arg(long)]
     pub ledger: Option<PathBuf>,
+    /// So many rows: the first so many that are accepted, in the order of the input
+    #[arg(long)]
+    pub count: Option<usize>,
+    /// Ask for a small sample only, and say what the whole would take in calls, tokens, money and time
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Stop when so many tokens were used, prompts included; run again with more to go on
+    #[arg(long)]
+    pub max_tokens: Option<usize>,
+    /// Stop when so much was spent, by `price_in` and `price_out` (per million tokens) of `[models.teacher]`
+    #[arg(long)]
+    pub max_cost: Option<f64>,
+    /// An SQL condition on the input's columns, such as "persona LIKE '%nurse%'": the other rows are left out
+    #[arg(long = "where", value_name = "SQL")]
+    pub filter: Option<String>,
+    /// With `--dry-run`: print one JSON document
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
     /// What to do with a malformed row of an input file
     #[arg(long, value_enum, default_value_t = OnErrorArgument::Fail)]
     pub on_error: OnErrorArgument,
@@ -128,12 +147,12 @@ pub struct SynthesisArguments {
 /// `characters`
 #[derive(Debug, Args)]
 pub struct CharactersArguments {
-    /// Personas: JSON Lines with `persona`, or one per line in a `.txt`
+    /// Personas: rows with `persona` (JSON Lines, JSON, Parquet, CSV), or one per line in a `.txt`; a path or `s3://...`
     #[arg(long)]
-    pub personas: PathBuf,
-    /// The characters, as JSON Lines
+    pub personas: Location,
+    /// The characters: `.jsonl`, `.parquet` or `.csv`
     #[arg(long)]
-    pub out: PathBuf,
+    pub out: Location,
     /// Use this many personas, drawn by seed
     #[arg(long)]
     pub limit: Option<usize>,
@@ -146,16 +165,19 @@ pub struct CharactersArguments {
 pub struct DialoguesArguments {
     /// Characters, as `characters` writes them
     #[arg(long)]
-    pub characters: PathBuf,
+    pub characters: Location,
     /// Instructions: Alpaca, self-instruct, LIMA, ShareGPT, OpenAI messages or `question`
     #[arg(long)]
-    pub instructions: PathBuf,
+    pub instructions: Location,
+    /// An SQL condition on the characters' columns; `--where` is for the instructions
+    #[arg(long = "characters-where", value_name = "SQL")]
+    pub characters_filter: Option<String>,
     /// How answers are made
     #[arg(long, value_enum, default_value_t = StrategyArgument::Generate)]
     pub strategy: StrategyArgument,
-    /// The dialogues, as JSON Lines
+    /// The dialogues: `.jsonl`, `.parquet` or `.csv`
     #[arg(long)]
-    pub out: PathBuf,
+    pub out: Location,
     /// Use this many instructions, drawn by seed
     #[arg(long)]
     pub limit: Option<usize>,
@@ -167,7 +189,7 @@ pub struct DialoguesArguments {
     pub candidates: usize,
     /// Longest answer in tokens
     #[arg(long, default_value_t = 256)]
-    pub max_tokens: usize,
+    pub answer_tokens: usize,
     #[command(flatten)]
     pub synthesis: SynthesisArguments,
 }
@@ -177,7 +199,7 @@ pub struct DialoguesArguments {
 pub struct PairsArguments {
     /// Dialogues, as `dialogues` writes them
     #[arg(long)]
-    pub dialogues: PathBuf,
+    pub dialogues: Location,
     /// The pairs, as JSON Lines with `prompt`, `chosen` and `rejected`
     #[arg(long)]
     pub out: PathBuf,
@@ -192,16 +214,16 @@ pub struct PairsArguments {
 pub struct TrainArguments {
     /// Dialogues: native, RoleBench, OpenAI messages or ShareGPT
     #[arg(long)]
-    pub dialogues: Option<PathBuf>,
+    pub dialogues: Option<Location>,
     /// Preference pairs in place of dialogues (DPO): `prompt`, `chosen`, `rejected`, as `pairs` writes them
     #[arg(long)]
-    pub pairs: Option<PathBuf>,
+    pub pairs: Option<Location>,
     /// The characters of native dialogues and pairs
     #[arg(long)]
-    pub characters: Option<PathBuf>,
+    pub characters: Option<Location>,
     /// Dialogues (or pairs) whose loss is measured and never trained
     #[arg(long)]
-    pub held_out: Option<PathBuf>,
+    pub held_out: Option<Location>,
     /// The model to adapt
     #[arg(long, default_value = DEFAULT_MODEL)]
     pub model: String,
@@ -344,10 +366,10 @@ pub struct ScoreArguments {
     pub model: ModelChoice,
     /// Dialogues: native, RoleBench, OpenAI messages or ShareGPT
     #[arg(long)]
-    pub dialogues: PathBuf,
+    pub dialogues: Location,
     /// The characters of native dialogues
     #[arg(long)]
-    pub characters: Option<PathBuf>,
+    pub characters: Option<Location>,
     /// Use this many, drawn by seed 0
     #[arg(long)]
     pub limit: Option<usize>,
@@ -411,13 +433,13 @@ pub struct EvalArguments {
     pub adapter: PathBuf,
     /// Held-out characters
     #[arg(long)]
-    pub characters: PathBuf,
+    pub characters: Location,
     /// Held-out instructions
     #[arg(long)]
-    pub instructions: PathBuf,
+    pub instructions: Location,
     /// Reference dialogues of the held-out characters
     #[arg(long)]
-    pub references: PathBuf,
+    pub references: Location,
     /// Where the ledger and `scores.json` go; run again to resume
     #[arg(long)]
     pub out: PathBuf,
@@ -498,7 +520,7 @@ pub struct ChatArguments {
     pub model: ModelChoice,
     /// Where ids and names are looked up: `characters.jsonl` of a run
     #[arg(long)]
-    pub characters: Option<PathBuf>,
+    pub characters: Option<Location>,
     /// 0 always gives the same answer
     #[arg(long, default_value_t = 0.7)]
     pub temperature: f32,

@@ -7,11 +7,12 @@ use opencharacter_core::{Generate, Sampling};
 use opencharacter_engine::EngineOptions;
 use opencharacter_eval::{EvalOptions, HeldOutSet, Scores, Unit, evaluate};
 use opencharacter_ledger::{Ledger, LedgeredModel, Recorded};
+use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
 
 use crate::{
     cli::{Benchmark, EvalArguments},
-    inputs,
+    inputs::{self, Input},
     interrupt::Interrupt,
     models, output,
     progress::Stage,
@@ -21,10 +22,11 @@ use crate::{
 /// `opencharacter eval held-out`
 pub async fn command(arguments: &EvalArguments, interrupt: &Interrupt) -> Result<()> {
     let Benchmark::HeldOut = arguments.benchmark;
+    let input = |location: &Location| Input::new(location.clone(), OnError::Fail);
     let (references, mut characters) =
-        inputs::dialogues(&arguments.references, Some(&arguments.characters), OnError::Fail, None, arguments.seed)?;
+        inputs::dialogues(&input(&arguments.references), Some(&arguments.characters)).await?;
     characters.dedup_by(|left, right| left.character_id == right.character_id);
-    let instructions = inputs::instructions(&arguments.instructions, OnError::Fail, None, arguments.seed)?;
+    let instructions = input(&arguments.instructions).rows().await?;
     let set = HeldOutSet { characters, instructions, references };
     let mut options = EvalOptions {
         seed: arguments.seed,

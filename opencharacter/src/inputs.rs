@@ -1,69 +1,136 @@
 //! Reading input files, with what was skipped said aloud.
 
-use std::path::Path;
+use std::collections::HashSet;
 
 use anyhow::Result;
-use opencharacter_core::{Character, Dialogue, Instruction, Persona, PreferencePair, hold_out};
-use opencharacter_synth::{OnError, SkippedRow};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use opencharacter_core::{Character, Dialogue, HeldOut, hold_out};
+use opencharacter_storage::Location;
+use opencharacter_synth::{FromRow, ImportedDialogue, OnError, Read, SkippedRow, Source, SynthError};
 
-fn report_skipped(path: &Path, skipped: &[SkippedRow]) {
+/// A file as a command names it.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The file, and which of its rows.
+    pub source: Source,
+    /// Use so many rows, drawn by seed and id.
+    pub limit: Option<usize>,
+    /// Decides which.
+    pub seed: u64,
+}
+
+impl Input {
+    /// All rows of a file.
+    pub fn new(location: impl Into<Location>, on_error: OnError) -> Self {
+        Self { source: Source { on_error, ..Source::new(location) }, limit: None, seed: 0 }
+    }
+
+    /// So many of them.
+    pub fn limited(self, limit: Option<usize>, seed: u64) -> Self {
+        Self { limit, seed, ..self }
+    }
+
+    /// Those for which an SQL condition is true.
+    pub fn selected(mut self, filter: Option<&String>) -> Self {
+        self.source.filter = filter.cloned();
+        self
+    }
+
+    /// All rows, in memory.
+    pub async fn rows<T: FromRow>(&self) -> Result<Vec<T>> {
+        let read = self.source.read::<T>().await?;
+        let mut skipped = Skipped::default();
+        read.skipped.iter().for_each(|row| skipped.add(&self.source.location, row));
+        skipped.say(&self.source.location);
+        let Some(limit) = self.limit else { return Ok(read.rows) };
+        let chosen = self.draw::<T>(read.rows.iter().map(T::id), limit);
+        Ok(read.rows.into_iter().filter(|row| chosen.contains(row.id())).collect())
+    }
+
+    fn draw<'i, T: FromRow>(&self, ids: impl IntoIterator<Item = &'i str>, limit: usize) -> HeldOut {
+        hold_out(ids, limit, self.seed, &format!("limit {}", T::NAME))
+    }
+
+    /// Reads the whole file once, so that what is wrong with it shows before any work is done.
+    pub async fn scan<T: FromRow>(&self) -> Result<Scanned> {
+        let mut stream = std::pin::pin!(self.source.stream::<T>().await?);
+        let (mut rows, mut ids, mut skipped) = (0, Vec::new(), Skipped::default());
+        while let Some(read) = stream.try_next().await? {
+            match read {
+                Read::Row(row) => {
+                    rows += 1;
+                    if self.limit.is_some() {
+                        ids.push(row.id().to_owned());
+                    }
+                }
+                Read::Skipped(row) => skipped.add(&self.source.location, &row),
+            }
+        }
+        skipped.say(&self.source.location);
+        let chosen = self.limit.map(|limit| {
+            let chosen = self.draw::<T>(ids.iter().map(String::as_str), limit);
+            ids.iter().filter(|id| chosen.contains(id)).cloned().collect::<HashSet<String>>()
+        });
+        Ok(Scanned { input: self.clone(), rows: chosen.as_ref().map_or(rows, HashSet::len), chosen })
+    }
+}
+
+/// A file that was read once.
+#[derive(Debug)]
+pub struct Scanned {
+    input: Input,
+    /// How many rows will come.
+    pub rows: usize,
+    chosen: Option<HashSet<String>>,
+}
+
+impl Scanned {
+    /// Its rows again, one by one.
+    pub async fn stream<T: FromRow>(&self) -> Result<impl Stream<Item = Result<T, SynthError>>> {
+        let stream = self.input.source.stream::<T>().await?;
+        Ok(stream.filter_map(async |read| match read {
+            Ok(Read::Row(row)) => {
+                self.chosen.as_ref().is_none_or(|chosen| chosen.contains(row.id())).then_some(Ok(row))
+            }
+            Ok(Read::Skipped(_)) => None,
+            Err(error) => Some(Err(error)),
+        }))
+    }
+}
+
+/// Rows that were left out, the first few named.
+#[derive(Default)]
+struct Skipped {
+    count: usize,
+}
+
+impl Skipped {
     const SHOWN: usize = 5;
-    for row in skipped.iter().take(SHOWN) {
-        eprintln!("`{}` line {}: skipped: {}", path.display(), row.line, row.reason);
+
+    fn add(&mut self, location: &Location, row: &SkippedRow) {
+        if self.count < Self::SHOWN {
+            eprintln!("`{location}` {} {}: skipped: {}", row.unit, row.line, row.reason);
+        }
+        self.count += 1;
     }
-    if skipped.len() > SHOWN {
-        eprintln!("`{}`: {} more rows skipped", path.display(), skipped.len() - SHOWN);
+
+    fn say(&self, location: &Location) {
+        if self.count > Self::SHOWN {
+            eprintln!("`{location}`: {} more rows skipped", self.count - Self::SHOWN);
+        }
     }
-}
-
-/// Keeps `limit` rows, drawn by seed and id, in their order.
-fn limit<T>(rows: Vec<T>, id: impl Fn(&T) -> &str, limit: Option<usize>, seed: u64, purpose: &str) -> Vec<T> {
-    let Some(limit) = limit else { return rows };
-    let chosen = hold_out(rows.iter().map(&id), limit, seed, purpose);
-    rows.into_iter().filter(|row| chosen.contains(id(row))).collect()
-}
-
-/// Personas of a file.
-pub fn personas(path: &Path, on_error: OnError, count: Option<usize>, seed: u64) -> Result<Vec<Persona>> {
-    let read = opencharacter_synth::read_personas(path, on_error)?;
-    report_skipped(path, &read.skipped);
-    Ok(limit(read.rows, |row| &row.character_id, count, seed, "limit personas"))
-}
-
-/// Instructions of a file.
-pub fn instructions(path: &Path, on_error: OnError, count: Option<usize>, seed: u64) -> Result<Vec<Instruction>> {
-    let read = opencharacter_synth::read_instructions(path, on_error)?;
-    report_skipped(path, &read.skipped);
-    Ok(limit(read.rows, |row| &row.instruction_id, count, seed, "limit instructions"))
-}
-
-/// Characters of a file.
-pub fn characters(path: &Path, on_error: OnError) -> Result<Vec<Character>> {
-    let read = opencharacter_synth::read_characters(path, on_error)?;
-    report_skipped(path, &read.skipped);
-    Ok(read.rows)
-}
-
-/// Preference pairs of a file.
-pub fn pairs(path: &Path, on_error: OnError, count: Option<usize>, seed: u64) -> Result<Vec<PreferencePair>> {
-    let read = opencharacter_synth::read_pairs(path, on_error)?;
-    report_skipped(path, &read.skipped);
-    Ok(limit(read.rows, |row| &row.pair_id, count, seed, "limit pairs"))
 }
 
 /// Dialogues of a file with their characters: those of `characters`, and those that an import makes of names.
-pub fn dialogues(
-    path: &Path,
-    characters_path: Option<&Path>,
-    on_error: OnError,
-    count: Option<usize>,
-    seed: u64,
-) -> Result<(Vec<Dialogue>, Vec<Character>)> {
-    let read = opencharacter_synth::read_dialogues(path, on_error)?;
-    report_skipped(path, &read.skipped);
-    let mut known = read.characters;
-    if let Some(path) = characters_path {
-        known.extend(characters(path, on_error)?);
+pub async fn dialogues(input: &Input, characters: Option<&Location>) -> Result<(Vec<Dialogue>, Vec<Character>)> {
+    let read = input.rows::<ImportedDialogue>().await?;
+    let (mut dialogues, mut known, mut names) = (Vec::with_capacity(read.len()), Vec::new(), HashSet::new());
+    for ImportedDialogue { dialogue, character } in read {
+        dialogues.push(dialogue);
+        known.extend(character.filter(|character| names.insert(character.character_id.clone())));
     }
-    Ok((limit(read.dialogues, |row| &row.dialogue_id, count, seed, "limit dialogues"), known))
+    if let Some(location) = characters {
+        known.extend(Input::new(location.clone(), input.source.on_error).rows().await?);
+    }
+    Ok((dialogues, known))
 }

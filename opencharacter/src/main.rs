@@ -4,7 +4,9 @@
 mod bench;
 mod chat;
 mod cli;
+mod dataset;
 mod devices;
+mod estimate;
 mod evaluation;
 mod exporting;
 mod failure;
@@ -67,8 +69,8 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Run(arguments) => run::run(&arguments, &interrupt).await,
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
-        Command::Pairs(arguments) => pairing::command(&arguments),
-        Command::Train(arguments) => training::command(&arguments, &interrupt),
+        Command::Pairs(arguments) => pairing::command(&arguments).await,
+        Command::Train(arguments) => training::command(&arguments, &interrupt).await,
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
         Command::Eval(arguments) => evaluation::command(&arguments, &interrupt).await,

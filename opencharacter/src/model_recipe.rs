@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use opencharacter_remote::{ApiKey, EndpointConfig, RemoteConfig};
+use opencharacter_synth::Prices;
 use serde::{Deserialize, Serialize};
 
 use crate::{failure::Usage, model_source::DEFAULT_MODEL};
@@ -55,6 +56,7 @@ pub struct OpenAiModel {
     base_urls: Vec<String>,
     api_key_env: Option<String>,
     max_in_flight: Option<usize>,
+    prices: Option<Prices>,
 }
 
 /// The table as it is written.
@@ -70,6 +72,12 @@ struct ModelTable {
     api_key_env: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,
+    /// Money per million tokens of prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price_in: Option<f64>,
+    /// The same for tokens generated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    price_out: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,13 +106,15 @@ impl TryFrom<ModelTable> for ModelRecipe {
     type Error = String;
 
     fn try_from(table: ModelTable) -> Result<Self, String> {
-        let ModelTable { provider, model, base_url, api_key_env, max_in_flight } = table;
+        let ModelTable { provider, model, base_url, api_key_env, max_in_flight, price_in, price_out } = table;
         match provider {
             Provider::Embedded => {
                 let only = [
                     ("base_url", base_url.is_some()),
                     ("api_key_env", api_key_env.is_some()),
                     ("max_in_flight", max_in_flight.is_some()),
+                    ("price_in", price_in.is_some()),
+                    ("price_out", price_out.is_some()),
                 ];
                 match only.iter().find(|(_, given)| *given) {
                     Some((key, _)) => Err(format!("`{key}` needs `provider = \"openai\"`")),
@@ -121,7 +131,14 @@ impl TryFrom<ModelTable> for ModelRecipe {
                     return Err("`provider = \"openai\"` needs `base_url`, such as \"http://localhost:8000/v1\"".into());
                 }
                 let model = model.ok_or("`provider = \"openai\"` needs `model`, the name at its endpoint")?;
-                Ok(Self::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight }))
+                let prices = match (price_in, price_out) {
+                    (None, None) => None,
+                    (input, output) => Some(Prices { input: input.unwrap_or(0.0), output: output.unwrap_or(0.0) }),
+                };
+                if prices.is_some_and(|prices| !(prices.input >= 0.0 && prices.output >= 0.0)) {
+                    return Err("`price_in` and `price_out` are money per million tokens: 0 or more".into());
+                }
+                Ok(Self::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices }))
             }
         }
     }
@@ -131,12 +148,14 @@ impl From<ModelRecipe> for ModelTable {
     fn from(recipe: ModelRecipe) -> Self {
         match recipe {
             ModelRecipe::Embedded(model) => Self { model: Some(model), ..Self::default() },
-            ModelRecipe::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight }) => Self {
+            ModelRecipe::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices }) => Self {
                 provider: Provider::OpenAi,
                 model: Some(model),
                 base_url: Some(OneOrMany::Many(base_urls)),
                 api_key_env,
                 max_in_flight,
+                price_in: prices.map(|prices| prices.input),
+                price_out: prices.map(|prices| prices.output),
             },
         }
     }
@@ -147,6 +166,14 @@ impl ModelRecipe {
     pub fn name(&self) -> &str {
         match self {
             Self::Embedded(model) | Self::OpenAi(OpenAiModel { model, .. }) => model,
+        }
+    }
+
+    /// What its tokens cost, where that is stated.
+    pub fn prices(&self) -> Option<Prices> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::OpenAi(model) => model.prices,
         }
     }
 

@@ -3,16 +3,19 @@
 use anyhow::{Result, bail};
 use opencharacter_synth::{OnError, pair_dialogues, write_jsonl_atomic};
 
-use crate::{cli::PairsArguments, inputs};
+use crate::{
+    cli::PairsArguments,
+    inputs::{self, Input},
+};
 
 /// `opencharacter pairs`
-pub fn command(arguments: &PairsArguments) -> Result<()> {
-    let (dialogues, _) = inputs::dialogues(&arguments.dialogues, None, OnError::Fail, None, arguments.seed)?;
+pub async fn command(arguments: &PairsArguments) -> Result<()> {
+    let (dialogues, _) = inputs::dialogues(&Input::new(arguments.dialogues.clone(), OnError::Fail), None).await?;
     let made = pair_dialogues(&dialogues, arguments.seed);
     if made.pairs.is_empty() {
         bail!(
             "`{}`: no question is answered by two characters; make dialogues with `--characters-per-instruction 2` or more",
-            arguments.dialogues.display()
+            arguments.dialogues
         );
     }
     write_jsonl_atomic(&arguments.out, &made.pairs)?;

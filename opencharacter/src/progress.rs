@@ -1,7 +1,7 @@
 use std::{
     cell::Cell,
     io::IsTerminal as _,
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,8 @@ pub struct Stage {
     bar: ProgressBar,
     plain: Option<Mutex<Cell<Instant>>>,
     started: Instant,
+    /// When something was shown last.
+    shown: Mutex<Option<Instant>>,
 }
 
 /// Seconds between two lines where there is no terminal.
@@ -30,7 +32,7 @@ impl Stage {
         bar.set_prefix(name.clone());
         bar.enable_steady_tick(Duration::from_millis(500));
         let plain = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Cell::new(Instant::now())));
-        Self { name, bar, plain, started: Instant::now() }
+        Self { name, bar, plain, started: Instant::now(), shown: Mutex::new(None) }
     }
 
     /// A stage that counts bytes.
@@ -41,6 +43,17 @@ impl Stage {
         }
         stage.bar.set_length(total);
         stage
+    }
+
+    /// [`Self::set`] for what happens thousands of times a second: nothing is written more often than can be read.
+    pub fn set_with(&self, done: usize, total: usize, message: impl FnOnce() -> String) {
+        const SHOWN_EVERY: Duration = Duration::from_millis(100);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if done < total && shown.is_some_and(|at| at.elapsed() < SHOWN_EVERY) {
+            return;
+        }
+        *shown = Some(Instant::now());
+        self.set(done, total, message());
     }
 
     /// `done` of `total`, with what else there is to say.

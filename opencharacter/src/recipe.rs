@@ -97,6 +97,16 @@ pub struct Source {
     /// Use this many, drawn by seed; all where absent.
     #[serde(default)]
     pub limit: Option<usize>,
+    /// An SQL condition on the file's columns; rows for which it is not true are left out.
+    #[serde(default, rename = "where")]
+    pub filter: Option<String>,
+}
+
+impl Source {
+    /// The rows of it that the recipe means.
+    pub fn input(&self, on_error: OnError, seed: u64) -> Input {
+        Input::new(self.path.as_path(), on_error).limited(self.limit, seed).selected(self.filter.as_ref())
+    }
 }
 
 /// What never enters training.

@@ -20,22 +20,20 @@ use opencharacter_eval::{
 };
 use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
-use opencharacter_synth::{
-    DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Synthesis, Templates, write_jsonl_atomic,
-};
+use opencharacter_synth::{DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Templates, write_jsonl_atomic};
 use opencharacter_train::{Job, StepMetrics, Task, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
     cli::RunArguments,
-    evaluation, inputs,
+    evaluation,
     interrupt::Interrupt,
     models, output,
     progress::seconds,
     recipe::Recipe,
     run_folder::RunFolder,
-    synthesis::{self, DialogueJob},
+    synthesis::{self, DialogueJob, Made},
     training,
 };
 
@@ -49,9 +47,8 @@ pub async fn run(arguments: &RunArguments, interrupt: &Interrupt) -> Result<()> 
         .or_else(|| recipe.out.clone())
         .unwrap_or_else(|| PathBuf::from("runs").join(arguments.recipe.file_stem().unwrap_or_default()));
     let on_error = arguments.on_error.into();
-    let personas = inputs::personas(&recipe.personas.path, on_error, recipe.personas.limit, recipe.seed)?;
-    let instructions =
-        inputs::instructions(&recipe.instructions.path, on_error, recipe.instructions.limit, recipe.seed)?;
+    let personas = recipe.personas.input(on_error, recipe.seed).rows().await?;
+    let instructions = recipe.instructions.input(on_error, recipe.seed).rows().await?;
     let templates = synthesis::templates(recipe.templates.as_deref())?;
     let mut run = Run::open(recipe, text, &out, personas, instructions, templates)?;
     let result = run.all(interrupt).await;
@@ -280,8 +277,8 @@ impl Run {
     }
 
     /// Keeps a stage's reasons for the report.
-    fn note<T>(&mut self, stage: &str, made: &Synthesis<T>) {
-        self.rejections.extend(made.reasons.iter().map(|(reason, &count)| RejectionCount {
+    fn note<T>(&mut self, stage: &str, made: &Made<T>) {
+        self.rejections.extend(made.summary.reasons.iter().map(|(reason, &count)| RejectionCount {
             stage: stage.to_owned(),
             reason: reason.clone(),
             count: count as u64,

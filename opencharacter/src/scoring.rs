@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::{
     cli::{CompleteArguments, ScoreArguments},
-    inputs,
+    inputs::{self, Input},
     interrupt::Interrupt,
     models, output,
     progress::Stage,
@@ -28,13 +28,8 @@ struct ScoreLine {
 
 /// `opencharacter score`
 pub async fn score(arguments: &ScoreArguments, interrupt: &Interrupt) -> Result<()> {
-    let (dialogues, characters) = inputs::dialogues(
-        &arguments.dialogues,
-        arguments.characters.as_deref(),
-        arguments.on_error.into(),
-        arguments.limit,
-        0,
-    )?;
+    let input = Input::new(arguments.dialogues.clone(), arguments.on_error.into()).limited(arguments.limit, 0);
+    let (dialogues, characters) = inputs::dialogues(&input, arguments.characters.as_ref()).await?;
     let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let system = SystemPrompt::default();
     let prompts: HashMap<&str, String> = characters

@@ -14,7 +14,7 @@ use opencharacter_train::{
 use crate::{
     cli::TrainArguments,
     failure::{Interrupted, Usage},
-    inputs,
+    inputs::{self, Input},
     interrupt::Interrupt,
     models, output,
     progress::{Stage, seconds},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `opencharacter train`
-pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> {
+pub async fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> {
     let mut config = config(arguments);
     // First of all: a GPU that is not there is said at once.
     let device = arguments.device.open()?;
@@ -37,7 +37,7 @@ pub fn command(arguments: &TrainArguments, interrupt: &Interrupt) -> Result<()> 
     }
     let system = templates(arguments.templates.as_deref())?.system;
     let rows = Rows { arguments, model: &model, config: &config, system: &system };
-    let (trained, held_out) = (rows.read(Part::Trained)?, rows.read(Part::HeldOut)?);
+    let (trained, held_out) = (rows.read(Part::Trained).await?, rows.read(Part::HeldOut).await?);
     if let Some(count) = arguments.show_masks {
         return match &trained {
             Set::Dialogues(examples) => show(examples, &config, count, &model, arguments.json),
@@ -99,7 +99,7 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn read(&self, part: Part) -> Result<Set> {
+    async fn read(&self, part: Part) -> Result<Set> {
         let arguments = self.arguments;
         let limit = if part == Part::Trained { arguments.limit } else { arguments.held_out_limit };
         let (on_error, seed) = (arguments.on_error.into(), arguments.seed);
@@ -108,15 +108,16 @@ impl Rows<'_> {
             let path = if part == Part::Trained { Some(pairs) } else { arguments.held_out.as_ref() };
             let Some(path) = path else { return Ok(Set::Pairs(Vec::new())) };
             let characters = match &arguments.characters {
-                Some(path) => inputs::characters(path, on_error)?,
+                Some(path) => Input::new(path.clone(), on_error).rows().await?,
                 None => Vec::new(),
             };
-            let rows = inputs::pairs(path, on_error, limit, seed)?;
+            let rows = Input::new(path.clone(), on_error).limited(limit, seed).rows().await?;
             return Ok(Set::Pairs(said(build_preferences(self.model, &rows, &characters, options)?, "pair")?));
         }
         let path = if part == Part::Trained { &arguments.dialogues } else { &arguments.held_out };
         let Some(path) = path else { return Ok(Set::Dialogues(Vec::new())) };
-        let (rows, characters) = inputs::dialogues(path, arguments.characters.as_deref(), on_error, limit, seed)?;
+        let input = Input::new(path.clone(), on_error).limited(limit, seed);
+        let (rows, characters) = inputs::dialogues(&input, arguments.characters.as_ref()).await?;
         Ok(Set::Dialogues(said(build_examples(self.model, &rows, &characters, options)?, "dialogue")?))
     }
 }

@@ -3,23 +3,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use opencharacter_core::{Role, short_id};
-use opencharacter_synth::{
-    OnError, SynthError, read_characters, read_dialogues, read_instructions, read_personas, write_jsonl_atomic,
-};
+use opencharacter_core::{Character, Dialogue, Instruction, Persona, Role, short_id};
+use opencharacter_synth::{FromRow, ImportedDialogue, OnError, Rows, Source, SynthError, write_jsonl_atomic};
 
 fn fixtures(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder)
 }
 
-/// Reads `path` by the reader that its name begins with; the number of rows.
-fn read(path: &Path, on_error: OnError) -> Result<usize, SynthError> {
+async fn read<T: FromRow>(path: &Path, on_error: OnError) -> Result<Rows<T>, SynthError> {
+    Source { on_error, ..Source::new(path) }.read().await
+}
+
+/// Reads `path` as what its name begins with; why it cannot be read.
+async fn refusal(path: &Path) -> SynthError {
     let name = path.file_name().unwrap().to_str().unwrap();
     match name.split('-').next().unwrap() {
-        "personas" => read_personas(path, on_error).map(|read| read.rows.len()),
-        "instructions" => read_instructions(path, on_error).map(|read| read.rows.len()),
-        "characters" => read_characters(path, on_error).map(|read| read.rows.len()),
-        "dialogues" => read_dialogues(path, on_error).map(|read| read.dialogues.len()),
+        "personas" => read::<Persona>(path, OnError::Fail).await.unwrap_err(),
+        "instructions" => read::<Instruction>(path, OnError::Fail).await.unwrap_err(),
+        "characters" => read::<Character>(path, OnError::Fail).await.unwrap_err(),
+        "dialogues" => read::<ImportedDialogue>(path, OnError::Fail).await.unwrap_err(),
         other => panic!("{name}: no reader for `{other}`"),
     }
 }
@@ -27,8 +29,8 @@ fn read(path: &Path, on_error: OnError) -> Result<usize, SynthError> {
 /// Each file of `tests/bad_input` beside its `.expected` message; adding a pair adds a test.
 ///
 /// With `UPDATE_EXPECTED=1` the messages are written instead, to be read before they are committed.
-#[test]
-fn bad_input_has_one_clear_message() {
+#[tokio::test]
+async fn bad_input_has_one_clear_message() {
     let mut checked = 0;
     for entry in fs::read_dir(fixtures("bad_input")).unwrap() {
         let path = entry.unwrap().path();
@@ -36,7 +38,7 @@ fn bad_input_has_one_clear_message() {
             continue;
         }
         let name = path.file_name().unwrap().to_str().unwrap();
-        let message = read(&path, OnError::Fail).unwrap_err().to_string();
+        let message = refusal(&path).await.to_string();
         let message = message.replace(path.to_str().unwrap(), name);
         if std::env::var_os("UPDATE_EXPECTED").is_some() {
             fs::write(path.with_file_name(format!("{name}.expected")), format!("{message}\n")).unwrap();
@@ -48,9 +50,9 @@ fn bad_input_has_one_clear_message() {
     assert!(checked >= 15, "{checked}");
 }
 
-#[test]
-fn skipping_keeps_the_good_rows_and_reports_the_bad() {
-    let read = read_personas(&fixtures("bad_input").join("personas-malformed.jsonl"), OnError::Skip).unwrap();
+#[tokio::test]
+async fn skipping_keeps_the_good_rows_and_reports_the_bad() {
+    let read = read::<Persona>(&fixtures("bad_input").join("personas-malformed.jsonl"), OnError::Skip).await.unwrap();
     let kept: Vec<&str> = read.rows.iter().map(|persona| persona.persona.as_str()).collect();
     assert_eq!(kept, ["A baker", "A diver"]);
     assert_eq!(read.skipped.len(), 1);
@@ -58,20 +60,20 @@ fn skipping_keeps_the_good_rows_and_reports_the_bad() {
     assert!(read.skipped[0].reason.contains("not valid JSON"), "{:?}", read.skipped);
 }
 
-#[test]
-fn a_persona_of_100_000_characters_is_refused() {
+#[tokio::test]
+async fn a_persona_of_100_000_characters_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("long.jsonl");
     fs::write(&path, format!("{{\"persona\": \"short\"}}\n{{\"persona\": \"{}\"}}\n", "ä".repeat(100_000))).unwrap();
-    let message = read_personas(&path, OnError::Fail).unwrap_err().to_string();
+    let message = read::<Persona>(&path, OnError::Fail).await.unwrap_err().to_string();
     assert!(message.contains("line 2: field `persona`: 100000 characters are too many"), "{message}");
-    assert_eq!(read_personas(&path, OnError::Skip).unwrap().rows.len(), 1);
+    assert_eq!(read::<Persona>(&path, OnError::Skip).await.unwrap().rows.len(), 1);
 }
 
-#[test]
-fn personas_in_every_format() {
+#[tokio::test]
+async fn personas_in_every_format() {
     for name in ["personas.jsonl", "personas.txt", "personas.json"] {
-        let read = read_personas(&fixtures("formats").join(name), OnError::Fail).unwrap();
+        let read = read::<Persona>(&fixtures("formats").join(name), OnError::Fail).await.unwrap();
         let texts: Vec<&str> = read.rows.iter().map(|persona| persona.persona.as_str()).collect();
         assert_eq!(texts, ["A baker", "A diver", "Ein Bäcker"], "{name}");
         assert_eq!(read.rows[0].character_id, short_id("character", &["A baker"]));
@@ -85,9 +87,9 @@ fn personas_in_every_format() {
     }
 }
 
-#[test]
-fn instructions_in_every_format() {
-    let read = read_instructions(&fixtures("formats").join("instructions.jsonl"), OnError::Fail).unwrap();
+#[tokio::test]
+async fn instructions_in_every_format() {
+    let read = read::<Instruction>(&fixtures("formats").join("instructions.jsonl"), OnError::Fail).await.unwrap();
     let turns: Vec<Vec<(&str, Option<&str>)>> = read
         .rows
         .iter()
@@ -111,9 +113,9 @@ fn instructions_in_every_format() {
     assert_eq!((read.rows[1].license.as_str(), read.rows[1].source.as_str()), ("CC0", "elsewhere"));
 }
 
-#[test]
-fn characters_native_and_as_the_paper_released_them() {
-    let read = read_characters(&fixtures("formats").join("characters.jsonl"), OnError::Fail).unwrap();
+#[tokio::test]
+async fn characters_native_and_as_the_paper_released_them() {
+    let read = read::<Character>(&fixtures("formats").join("characters.jsonl"), OnError::Fail).await.unwrap();
     let [native, released] = &read.rows[..] else { panic!("{read:?}") };
     assert_eq!((native.profile.name.as_str(), native.profile.age.as_str()), ("Ada", "52"));
     assert_eq!(native.character_id, short_id("character", &["A keeper"]));
@@ -126,13 +128,13 @@ fn characters_native_and_as_the_paper_released_them() {
     assert_eq!(profile.personality, "Calm.");
 }
 
-#[test]
-fn dialogues_in_every_format() {
-    let read = read_dialogues(&fixtures("formats").join("dialogues.jsonl"), OnError::Fail).unwrap();
+#[tokio::test]
+async fn dialogues_in_every_format() {
+    let read = read::<ImportedDialogue>(&fixtures("formats").join("dialogues.jsonl"), OnError::Fail).await.unwrap();
     let said: Vec<Vec<(Role, &str)>> = read
-        .dialogues
+        .rows
         .iter()
-        .map(|dialogue| dialogue.messages.iter().map(|m| (m.role, m.content.as_str())).collect())
+        .map(|row| row.dialogue.messages.iter().map(|m| (m.role, m.content.as_str())).collect())
         .collect();
     let pair = |question, answer| vec![(Role::User, question), (Role::Assistant, answer)];
     let mut with_system = pair("openai q", "openai a");
@@ -147,22 +149,36 @@ fn dialogues_in_every_format() {
             pair("share q", "share a"),
         ]
     );
-    assert_eq!(read.dialogues[0].dialogue_id, "dialogue-given");
-    assert_eq!(read.dialogues[1].dialogue_id, short_id("dialogue", &["Jack Sparrow", "role q", "first"]));
-    assert_eq!(read.dialogues[2].character_id, "17");
-    let names: Vec<&str> = read.characters.iter().map(|character| character.profile.name.as_str()).collect();
-    assert_eq!(names, ["Jack Sparrow"]);
-    assert_eq!(read.characters[0].character_id, read.dialogues[1].character_id);
+    assert_eq!(read.rows[0].dialogue.dialogue_id, "dialogue-given");
+    assert_eq!(read.rows[1].dialogue.dialogue_id, short_id("dialogue", &["Jack Sparrow", "role q", "first"]));
+    assert_eq!(read.rows[2].dialogue.character_id, "17");
+    let characters: Vec<&Character> = read.rows.iter().filter_map(|row| row.character.as_ref()).collect();
+    assert_eq!(
+        characters.iter().map(|character| character.profile.name.as_str()).collect::<Vec<_>>(),
+        ["Jack Sparrow"]
+    );
+    assert_eq!(characters[0].character_id, read.rows[1].dialogue.character_id);
     assert_eq!(read.skipped.len(), 1, "the duplicate");
 }
 
-#[test]
-fn what_is_written_is_read_back() {
+#[tokio::test]
+async fn what_is_written_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
-    let dialogues = read_dialogues(&fixtures("formats").join("dialogues.jsonl"), OnError::Fail).unwrap().dialogues;
+    let dialogues =
+        read::<ImportedDialogue>(&fixtures("formats").join("dialogues.jsonl"), OnError::Fail).await.unwrap().rows;
+    let dialogues: Vec<Dialogue> = dialogues.into_iter().map(|row| row.dialogue).collect();
     let path = directory.path().join("dialogues.jsonl");
     write_jsonl_atomic(&path, &dialogues).unwrap();
-    assert_eq!(read_dialogues(&path, OnError::Fail).unwrap().dialogues, dialogues);
+    assert_eq!(
+        read::<ImportedDialogue>(&path, OnError::Fail)
+            .await
+            .unwrap()
+            .rows
+            .into_iter()
+            .map(|row| row.dialogue)
+            .collect::<Vec<_>>(),
+        dialogues
+    );
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file stays");
 }
 

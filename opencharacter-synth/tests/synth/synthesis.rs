@@ -11,8 +11,8 @@ use opencharacter_ledger::{
     scripted::{Scripted, unavailable},
 };
 use opencharacter_synth::{
-    DialogueOptions, ProfileOptions, SynthError, Synthesis, Templates, plan_dialogues, synthesize_dialogues,
-    synthesize_profiles,
+    Budget, Cast, Collected, DialogueOptions, Prices, ProfileOptions, RejectedItem, Summary, SynthError, Templates,
+    Work, in_memory, synthesize_dialogues, synthesize_profiles,
 };
 use tempfile::TempDir;
 
@@ -47,15 +47,35 @@ struct Run {
     directory: TempDir,
 }
 
+/// What came of a stage, in figures and rows.
+#[derive(Debug, PartialEq)]
+struct Made<T> {
+    summary: Summary,
+    rows: Vec<T>,
+    rejected: Vec<RejectedItem>,
+}
+
+async fn profiles_within(
+    work: Work<'_>,
+    personas: &[Persona],
+    templates: &Templates,
+) -> Result<Made<Character>, SynthError> {
+    let mut made = Collected::default();
+    let personas = in_memory(personas.iter().cloned());
+    let summary = synthesize_profiles(personas, &ProfileOptions::default(), templates, work, &mut made).await?;
+    Ok(Made { summary, rows: made.rows, rejected: made.rejected })
+}
+
 impl Run {
     fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    async fn profiles(&self, model: &Scripted, personas: &[Persona]) -> Result<Synthesis<Character>, SynthError> {
+    async fn profiles(&self, model: &Scripted, personas: &[Persona]) -> Result<Made<Character>, SynthError> {
         let ledger = Ledger::open(self.directory.path())?;
         let model = LedgeredModel { model, ledger: &ledger };
-        synthesize_profiles(personas, &ProfileOptions::default(), &Templates::default(), model, &|_| ()).await
+        let work = Work { total: personas.len(), ..Work::new(model, &|_| ()) };
+        profiles_within(work, personas, &Templates::default()).await
     }
 
     async fn dialogues(
@@ -63,10 +83,15 @@ impl Run {
         model: &Scripted,
         instructions: &[Instruction],
         options: &DialogueOptions,
-    ) -> Result<Synthesis<Dialogue>, SynthError> {
+    ) -> Result<Made<Dialogue>, SynthError> {
         let ledger = Ledger::open(self.directory.path())?;
         let model = LedgeredModel { model, ledger: &ledger };
-        synthesize_dialogues(&characters(6), instructions, options, &Templates::default(), model, &|_| ()).await
+        let (characters, templates) = (characters(6), Templates::default());
+        let (cast, mut made) = (Cast::new(&characters), Collected::default());
+        let work = Work::new(model, &|_| ());
+        let instructions = in_memory(instructions.iter().cloned());
+        let summary = synthesize_dialogues(&cast, instructions, options, &templates, work, &mut made).await?;
+        Ok(Made { summary, rows: made.rows, rejected: made.rejected })
     }
 }
 
@@ -131,7 +156,7 @@ async fn rejections_carry_reasons_and_attempts_are_bounded() {
     assert_eq!(made.rejected.len(), 1);
     assert_eq!(made.rejected[0].item, personas[1].character_id);
     assert_eq!(made.rejected[0].reasons, vec!["placeholder name: `John Doe`"; 4]);
-    let table: Vec<(&str, usize)> = made.reasons.iter().map(|(rule, count)| (rule.as_str(), *count)).collect();
+    let table: Vec<(&str, usize)> = made.summary.reasons.iter().map(|(rule, count)| (rule.as_str(), *count)).collect();
     assert_eq!(table, [("not the asked JSON", 2), ("placeholder name", 4)]);
 
     let again = Scripted::new(|_| panic!("rejected answers are not asked for again"));
@@ -198,8 +223,8 @@ async fn a_dropped_run_keeps_what_was_answered() {
     let recorded = {
         let ledger = Ledger::open(run.directory.path()).unwrap();
         let model = LedgeredModel { model: scripted.as_ref(), ledger: &ledger };
-        let (options, templates) = (ProfileOptions::default(), Templates::default());
-        let work = synthesize_profiles(&personas, &options, &templates, model, &|_| ());
+        let templates = Templates::default();
+        let work = profiles_within(Work::new(model, &|_| ()), &personas, &templates);
         let six_are_done = async {
             while ledger.len() < 6 {
                 tokio::time::sleep(std::time::Duration::from_micros(200)).await;
@@ -271,8 +296,9 @@ async fn rewriting_needs_answers_and_changes_them() {
     assert_eq!(made.rows.len(), 5);
     assert!(made.rows.iter().all(|row| row.messages[0].content == "Capital of France?"));
     assert!(made.rows.iter().all(|row| row.messages[1].content == "Paris, they say."));
-    assert_eq!(made.rejected.len(), 1);
-    assert!(made.rejected[0].reasons.iter().all(|reason| reason.starts_with("unchanged")), "{:?}", made.rejected);
+    let rules: Vec<&str> = made.rejected.iter().map(|item| item.reasons[0].split(": ").next().unwrap()).collect();
+    assert_eq!(rules, ["unchanged", "no answer to rewrite", "no answer to rewrite"]);
+    assert_eq!(made.rejected[2].item, instructions[2].instruction_id);
 
     let error = Run::new().dialogues(&scripted, &instructions[1..], &options).await.unwrap_err();
     assert!(error.to_string().contains("none of the 2 instructions"), "{error}");
@@ -300,11 +326,12 @@ async fn of_several_candidates_the_most_specific_is_kept() {
     let instructions: Vec<Instruction> =
         (0..40).map(|number| instruction(&[(&format!("Question {number}?"), None)])).collect();
     let options = DialogueOptions { candidates: 3, characters_per_instruction: 1, ..DialogueOptions::default() };
-    let own = plan_dialogues(&pool, &instructions, &options)
-        .into_iter()
-        .find(|&(character, _)| pool[character].profile.name == "Keeper 2")
+    let cast = Cast::new(&pool);
+    let own = instructions
+        .iter()
+        .find(|instruction| cast.draw(instruction, 1, options.seed)[0].profile.name == "Keeper 2")
         .expect("forty draws of six meet Keeper 2 for this seed");
-    let made = Run::new().dialogues(&scripted, &instructions[own.1..=own.1], &options).await.unwrap();
+    let made = Run::new().dialogues(&scripted, std::slice::from_ref(own), &options).await.unwrap();
     let row = &made.rows[0];
     assert_eq!(row.messages[1].content, "My lamp burns on.");
     let provenance = row.provenance.as_ref().unwrap();
@@ -318,9 +345,13 @@ fn plans_ignore_the_order_of_their_lists() {
     let (pool, options) = (characters(9), DialogueOptions::default());
     let instructions: Vec<Instruction> = (0..5).map(|number| instruction(&[(&format!("{number}?"), None)])).collect();
     let named = |pool: &[Character], instructions: &[Instruction]| {
-        let mut pairs: Vec<(String, String)> = plan_dialogues(pool, instructions, &options)
-            .into_iter()
-            .map(|(c, i)| (pool[c].character_id.clone(), instructions[i].instruction_id.clone()))
+        let cast = Cast::new(pool);
+        let mut pairs: Vec<(String, String)> = instructions
+            .iter()
+            .flat_map(|instruction| {
+                let drawn = cast.draw(instruction, options.characters_per_instruction, options.seed);
+                drawn.into_iter().map(|one| (one.character_id.clone(), instruction.instruction_id.clone()))
+            })
             .collect();
         pairs.sort();
         pairs
@@ -339,9 +370,8 @@ async fn progress_counts_every_item() {
     let model = LedgeredModel { model: &scripted, ledger: &ledger };
     let events = Mutex::new(Vec::new());
     let progress = |event| events.lock().unwrap().push(event);
-    synthesize_profiles(&personas(5), &ProfileOptions::default(), &Templates::default(), model, &progress)
-        .await
-        .unwrap();
+    let work = Work { total: 5, ..Work::new(model, &progress) };
+    profiles_within(work, &personas(5), &Templates::default()).await.unwrap();
     let events = events.into_inner().unwrap();
     assert_eq!(events.iter().map(|event| event.done).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     let last = events.last().unwrap();
@@ -376,7 +406,7 @@ async fn an_unknown_placeholder_stops_before_any_call() {
     let model = LedgeredModel { model: &scripted, ledger: &ledger };
     let profile = opencharacter_core::PromptTemplate::new("profile", "{{ persnoa }}");
     let templates = Templates { profile, ..Templates::default() };
-    let made = synthesize_profiles(&personas(2), &ProfileOptions::default(), &templates, model, &|_| ()).await;
+    let made = profiles_within(Work::new(model, &|_| ()), &personas(2), &templates).await;
     assert!(matches!(made, Err(SynthError::Prompt(_))));
     assert_eq!(scripted.calls(), (0, 0));
 }
@@ -398,4 +428,53 @@ async fn the_built_in_prompts_show_what_is_known() {
     let (free, schema) = prompts.iter().find(|(prompt, _)| prompt.contains("A plumber")).unwrap();
     assert!(free.contains("begins with one of"), "{free}");
     assert_eq!(schema["properties"]["age"]["maximum"], 110);
+}
+
+/// Which rows `count` gives does not depend on who answers first, and no call is made that is not needed.
+#[tokio::test]
+async fn so_many_rows_as_asked_the_first_that_are_accepted_and_no_call_more() {
+    let personas = personas(60);
+    let mut made = Vec::new();
+    for salt in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        // Every third persona gets no valid profile.
+        let scripted = Scripted::new(|request| {
+            let number: usize =
+                request.messages[0].content.split("number ").nth(1).unwrap()[..2].trim().parse().unwrap_or(0);
+            Ok(profile_json(if number % 3 == 1 { "John Doe" } else { "Ada Holm" }))
+        })
+        .with_latency(salt);
+        let model = LedgeredModel { model: &scripted, ledger: &ledger };
+        let work = Work { count: Some(20), ..Work::new(model, &|_| ()) };
+        made.push(profiles_within(work, &personas, &Templates::default()).await.unwrap());
+        let items = made[0].summary.accepted + made[0].summary.rejected;
+        assert_eq!(scripted.calls().0, 20 + 4 * made[0].summary.rejected, "{items} items");
+    }
+    assert_eq!(made[0].rows.len(), 20);
+    assert_eq!(made[0], made[1]);
+    assert_eq!(made[0], made[2]);
+}
+
+#[tokio::test]
+async fn a_budget_ends_a_stage_early_and_a_larger_one_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let personas = personas(40);
+    let scripted = Scripted::new(|_| Ok(profile_json("Ada Holm")));
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let prices = Prices { input: 0.0, output: 1e6 };
+    let each = profile_json("Ada Holm").split(' ').count();
+    let most = (10 * each) as f64;
+    let budget = Budget { max_cost: Some(most), prices, ..Budget::default() };
+    let work = Work { budget, ..Work::new(model, &|_| ()) };
+    let made = profiles_within(work, &personas, &Templates::default()).await.unwrap();
+    assert_eq!(made.summary.stopped_by.as_deref(), Some(format!("the limit of {most} in cost").as_str()));
+    assert!((8..=10).contains(&made.rows.len()), "{} rows of {each} tokens", made.rows.len());
+    assert!(ledger.report().total["profiles"].completion_tokens <= 10 * each);
+
+    let budget = Budget { max_tokens: Some(1_000_000), ..Budget::default() };
+    let work = Work { budget, ..Work::new(model, &|_| ()) };
+    let made = profiles_within(work, &personas, &Templates::default()).await.unwrap();
+    assert_eq!((made.rows.len(), made.summary.stopped_by, scripted.calls().0), (40, None, 40));
 }

@@ -15,6 +15,9 @@ pub struct LedgeredModel<'a> {
     pub model: &'a dyn Generate,
     /// Where its answers are kept.
     pub ledger: &'a Ledger,
+    /// Whether requests are sent again that the model refused before. Without it, they are answered by the recorded
+    /// refusal.
+    pub retry_refused: bool,
 }
 
 /// Why a call gave nothing to use.
@@ -44,7 +47,12 @@ struct Errand<'a> {
     key: CallKey,
 }
 
-impl LedgeredModel<'_> {
+impl<'a> LedgeredModel<'a> {
+    /// A model reached through `ledger`, that is not asked again for what it refused.
+    pub fn new(model: &'a dyn Generate, ledger: &'a Ledger) -> Self {
+        Self { model, ledger, retry_refused: false }
+    }
+
     /// An answer that passes `check`, and its key: from the ledger if it is there, else from the model.
     ///
     /// `check` turns a completion into what the caller wants, or says why not. It is applied to recorded answers too,
@@ -52,7 +60,8 @@ impl LedgeredModel<'_> {
     /// same time cost one. Dropping the future loses only a call that is still under way.
     ///
     /// # Errors
-    /// See [`CallError`]. A key whose last record is a failure is called again.
+    /// See [`CallError`]. A key whose only records are failures is called again, unless the model refused this very
+    /// request: then the recorded refusal is returned, or with `retry_refused` the request is sent again.
     pub async fn complete<T>(
         &self,
         stage: &str,
@@ -63,10 +72,7 @@ impl LedgeredModel<'_> {
         let key = CallKey::of_generate(self.model.fingerprint(), &request);
         let errand = Errand { stage, item, key };
         let _flight = self.ledger.fly(key).await;
-        if let Some(Record { outcome: outcome @ (Outcome::Accepted { .. } | Outcome::Rejected { .. }), .. }) =
-            self.ledger.lookup(&key)?
-        {
-            self.ledger.count_reused(stage);
+        if let Some(outcome) = self.known(errand)? {
             return self.judge_again(errand, &outcome, check);
         }
         let started = Instant::now();
@@ -88,8 +94,7 @@ impl LedgeredModel<'_> {
         let key = CallKey::of_score(self.model.fingerprint(), &request);
         let errand = Errand { stage, item, key };
         let _flight = self.ledger.fly(key).await;
-        if let Some(Record { outcome: Outcome::Scored { score }, .. }) = self.ledger.lookup(&key)? {
-            self.ledger.count_reused(stage);
+        if let Some(Outcome::Scored { score }) = self.known(errand)? {
             return Ok((score, key));
         }
         let started = Instant::now();
@@ -98,6 +103,22 @@ impl LedgeredModel<'_> {
         let score = answer.or_else(|error| self.failed(errand, seconds, error))?;
         self.ledger.append(&errand.record(Outcome::Scored { score }, seconds, score.prompt_tokens, 0))?;
         Ok((score, key))
+    }
+
+    /// What is recorded and spares the call: an answer, a likelihood, or as an error a refusal.
+    fn known(&self, errand: Errand<'_>) -> Result<Option<Outcome>, CallError> {
+        let Some(Record { outcome, .. }) = self.ledger.lookup(&errand.key)? else { return Ok(None) };
+        match outcome {
+            Outcome::Failed { class: FailureClass::Task, reason } if !self.retry_refused => {
+                self.ledger.count_reused(errand.stage);
+                Err(GenerateError::Refused { reason }.into())
+            }
+            Outcome::Failed { .. } => Ok(None),
+            Outcome::Accepted { .. } | Outcome::Rejected { .. } | Outcome::Scored { .. } => {
+                self.ledger.count_reused(errand.stage);
+                Ok(Some(outcome))
+            }
+        }
     }
 
     /// Applies `check` to a recorded answer, and records the new verdict if it differs.
@@ -119,13 +140,14 @@ impl LedgeredModel<'_> {
     }
 
     fn failed<T>(&self, errand: Errand<'_>, seconds: f64, error: GenerateError) -> Result<T, CallError> {
-        let class = match error {
-            GenerateError::Refused { .. } => FailureClass::Task,
+        let (class, reason) = match &error {
+            // Without the words around it: returned again, they are put around it again.
+            GenerateError::Refused { reason } => (FailureClass::Task, reason.clone()),
             GenerateError::Unavailable { .. } | GenerateError::Unsupported { .. } | GenerateError::Failed { .. } => {
-                FailureClass::Provider
+                (FailureClass::Provider, error.to_string())
             }
         };
-        let outcome = Outcome::Failed { class, reason: error.to_string() };
+        let outcome = Outcome::Failed { class, reason };
         self.ledger.append(&errand.record(outcome, seconds, 0, 0))?;
         Err(error.into())
     }

@@ -13,17 +13,21 @@ use opencharacter_core::{
 type Answer = Box<dyn Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync>;
 type Likelihood = Box<dyn Fn(&ScoreRequest) -> f64 + Send + Sync>;
 
+/// Answers by a function of the request.
 pub struct Scripted {
     fingerprint: String,
     answer: Answer,
     likelihood: Likelihood,
     /// Calls take 0 to 3 ms, by a hash of this and the request: another salt, another order of arrival.
     pub latency_salt: u64,
+    /// Answers asked for so far.
     pub generated: AtomicUsize,
+    /// Likelihoods asked for so far.
     pub scored: AtomicUsize,
 }
 
 impl Scripted {
+    /// One that answers by `answer`, and to whom every conversation has a log-probability of -1.
     pub fn new(answer: impl Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync + 'static) -> Self {
         Self {
             fingerprint: "scripted".into(),
@@ -35,11 +39,13 @@ impl Scripted {
         }
     }
 
+    /// Scores by `likelihood`: a sum of natural-log probabilities.
     pub fn with_likelihood(mut self, likelihood: impl Fn(&ScoreRequest) -> f64 + Send + Sync + 'static) -> Self {
         self.likelihood = Box::new(likelihood);
         self
     }
 
+    /// Another order of arrival for each `salt`.
     pub fn with_latency(mut self, salt: u64) -> Self {
         self.latency_salt = salt;
         self
@@ -56,6 +62,7 @@ impl Scripted {
     }
 }
 
+/// The failure of a model that is not there.
 pub fn unavailable() -> GenerateError {
     GenerateError::Unavailable { model: "scripted".into(), reason: "connection refused".into() }
 }

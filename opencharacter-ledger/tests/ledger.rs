@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use opencharacter_core::{Completion, FinishReason, GenerateRequest, Message, Sampling};
+use opencharacter_core::{Completion, FinishReason, GenerateError, GenerateRequest, Message, Sampling};
 use opencharacter_ledger::{
     CallError, CallKey, Ledger, LedgerError, LedgeredModel, Outcome, Record,
     scripted::{Scripted, unavailable},
@@ -86,10 +86,12 @@ proptest! {
         prop_assert_eq!(again.report().total["profiles"].calls_made, count);
     }
 
+    /// Of a segment without index, which is read when it is opened.
     #[test]
     fn a_flipped_byte_is_never_taken_for_a_record(place in 0.0_f64..1.0, bit in 0_u8..8) {
         let directory = tempfile::tempdir().unwrap();
         let (segment, ends) = filled(directory.path(), 4);
+        fs::remove_file(segment.with_extension("index")).unwrap();
         let mut bytes = fs::read(&segment).unwrap();
         let index = (bytes.len() as f64 * place) as usize;
         bytes[index] ^= 1 << bit;
@@ -113,14 +115,40 @@ proptest! {
 }
 
 #[test]
-fn a_second_opening_is_refused_until_the_first_ends() {
+fn several_may_have_it_open_and_refresh_what_the_others_appended() {
     let directory = tempfile::tempdir().unwrap();
-    let first = Ledger::open(directory.path()).unwrap();
-    let error = Ledger::open(directory.path()).unwrap_err();
-    let expected = format!("is in use by process {}", std::process::id());
-    assert!(error.to_string().contains(&expected), "{error}");
+    let (first, second) = (Ledger::open(directory.path()).unwrap(), Ledger::open(directory.path()).unwrap());
+    first.append(&record(1)).unwrap();
+    second.append(&record(2)).unwrap();
+    first.append(&record(3)).unwrap();
+    assert!(!holds(&second, 1));
+    second.refresh().unwrap();
+    assert!((1..4).all(|number| holds(&second, number)));
+    first.append(&record(4)).unwrap();
     drop(first);
-    Ledger::open(directory.path()).unwrap();
+    second.refresh().unwrap();
+    assert!((1..5).all(|number| holds(&second, number)));
+    assert_eq!((second.len(), second.report().total["profiles"].calls_made), (4, 4));
+    assert_eq!(second.session("profiles").calls_made, 1);
+}
+
+/// A frame as ledgers have been written from the first version on, byte for byte.
+#[test]
+fn a_ledger_of_an_earlier_version_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = "ab".repeat(32);
+    let payload = format!(
+        r#"{{"key":"{key}","item":"i","stage":"s","outcome":{{"accepted":{{"completion":{{"text":"yes","finish":"stop","prompt_tokens":7,"cached_tokens":0,"completion_tokens":3}}}}}},"seconds":0.5,"prompt_tokens":7,"completion_tokens":3}}"#
+    );
+    let length = (payload.len() as u32).to_le_bytes();
+    let checksum = crc32fast::hash(&[&length, payload.as_bytes()].concat()).to_le_bytes();
+    let framed = [b"\xF5OC1", &length[..], &checksum, payload.as_bytes(), b"\n"].concat();
+    fs::write(directory.path().join("segment-000001.log"), framed.repeat(2)).unwrap();
+    fs::write(directory.path().join("lock"), "4711\n").unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let found = ledger.lookup(&key.parse().unwrap()).unwrap().unwrap();
+    assert!(matches!(&found.outcome, Outcome::Accepted { completion } if completion.text == "yes"), "{found:?}");
+    assert_eq!((ledger.len(), ledger.report().total["s"].calls_made), (1, 2));
 }
 
 #[test]
@@ -141,10 +169,17 @@ fn keys_tell_everything_asked_apart() {
     let key = CallKey::of_generate("model", &request);
     let with_seed = GenerateRequest { sampling: Sampling { seed: 1, ..Sampling::default() }, ..request.clone() };
     let with_schema = GenerateRequest { schema: Some(serde_json::json!({"type": "object"})), ..request.clone() };
+    let with_log_probs = GenerateRequest { log_probs: Some(3), ..request.clone() };
     let with_role = GenerateRequest { messages: vec![Message::system("a")], ..request.clone() };
     assert_eq!(key, CallKey::of_generate("model", &request));
     assert_eq!(key, key.to_string().parse().unwrap());
-    for (model, other) in [("other", &request), ("model", &with_seed), ("model", &with_schema), ("model", &with_role)] {
+    for (model, other) in [
+        ("other", &request),
+        ("model", &with_seed),
+        ("model", &with_schema),
+        ("model", &with_role),
+        ("model", &with_log_probs),
+    ] {
         assert_ne!(key, CallKey::of_generate(model, other), "{model} {other:?}");
     }
 }
@@ -168,7 +203,7 @@ async fn the_same_question_at_the_same_time_costs_one_call() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let scripted = Scripted::new(|_| Ok("yes".into()));
-    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let model = LedgeredModel::new(&scripted, &ledger);
     let (first, second) =
         tokio::join!(model.complete("s", "1", asking("q"), accept), model.complete("s", "2", asking("q"), accept));
     assert_eq!(first.unwrap(), second.unwrap());
@@ -184,13 +219,13 @@ async fn a_changed_check_takes_effect_without_a_call() {
     let strict = |_: &Completion| Err::<String, _>("too short".to_owned());
     {
         let ledger = Ledger::open(directory.path()).unwrap();
-        let model = LedgeredModel { model: &scripted, ledger: &ledger };
+        let model = LedgeredModel::new(&scripted, &ledger);
         assert_eq!(model.complete("s", "1", asking("q"), accept).await.unwrap().0, "a short answer");
         let error = model.complete("s", "1", asking("q"), strict).await.unwrap_err();
         assert!(matches!(&error, CallError::Rejected { reason, .. } if reason == "too short"), "{error}");
     }
     let ledger = Ledger::open(directory.path()).unwrap();
-    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let model = LedgeredModel::new(&scripted, &ledger);
     let key = CallKey::of_generate("scripted", &asking("q"));
     let recorded = ledger.lookup(&key).unwrap().unwrap();
     assert!(matches!(recorded.outcome, Outcome::Rejected { .. }), "{recorded:?}");
@@ -204,11 +239,33 @@ async fn a_failure_is_recorded_and_called_again() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let broken = Scripted::new(|_| Err(unavailable()));
-    let error = LedgeredModel { model: &broken, ledger: &ledger }.complete("s", "1", asking("q"), accept).await;
+    let error = LedgeredModel::new(&broken, &ledger).complete("s", "1", asking("q"), accept).await;
     assert!(matches!(error, Err(CallError::Failed(_))));
     let recorded = ledger.lookup(&CallKey::of_generate("scripted", &asking("q"))).unwrap().unwrap();
     assert!(matches!(recorded.outcome, Outcome::Failed { .. }), "{recorded:?}");
     let working = Scripted::new(|_| Ok("yes".into()));
-    let model = LedgeredModel { model: &working, ledger: &ledger };
+    let model = LedgeredModel::new(&working, &ledger);
     assert_eq!(model.complete("s", "1", asking("q"), accept).await.unwrap().0, "yes");
+}
+
+#[tokio::test]
+async fn a_refused_request_is_sent_again_only_if_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(directory.path()).unwrap();
+    let refusing = Scripted::new(|_| Err(GenerateError::Refused { reason: "content policy".into() }));
+    let model = LedgeredModel::new(&refusing, &ledger);
+    for _ in 0..3 {
+        let error = model.complete("s", "1", asking("q"), accept).await.unwrap_err();
+        assert!(
+            matches!(&error, CallError::Failed(GenerateError::Refused { reason }) if reason == "content policy"),
+            "{error}"
+        );
+    }
+    assert_eq!(refusing.calls(), (1, 0));
+    let stats = ledger.session("s");
+    assert_eq!((stats.calls_made, stats.calls_reused), (1, 2));
+    let working = Scripted::new(|_| Ok("yes".into()));
+    let again = LedgeredModel { retry_refused: true, ..LedgeredModel::new(&working, &ledger) };
+    assert_eq!(again.complete("s", "1", asking("q"), accept).await.unwrap().0, "yes");
+    assert_eq!(model.complete("s", "1", asking("q"), accept).await.unwrap().0, "yes", "a success stays");
 }

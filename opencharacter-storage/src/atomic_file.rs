@@ -2,7 +2,11 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
+
+/// Tells apart files for the same destination within this process.
+static CREATED: AtomicU64 = AtomicU64::new(0);
 
 /// A file that appears at its destination when it is whole, and not at all if it is dropped before.
 #[derive(Debug)]
@@ -20,7 +24,8 @@ impl AtomicFile {
     pub fn create(destination: impl Into<PathBuf>) -> io::Result<Self> {
         let destination = destination.into();
         let name = destination.file_name().map_or_else(|| "file".into(), |name| name.to_string_lossy());
-        let temporary = destination.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+        let number = CREATED.fetch_add(1, Ordering::Relaxed);
+        let temporary = destination.with_file_name(format!(".{name}.{}-{number}.tmp", std::process::id()));
         let writer = Some(BufWriter::with_capacity(1 << 16, File::create(&temporary)?));
         Ok(Self { destination, temporary, writer })
     }
@@ -80,6 +85,20 @@ pub fn sync_directory_of(path: &Path) {
 #[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_for_one_destination_do_not_mix() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        let mut files = [AtomicFile::create(&path).unwrap(), AtomicFile::create(&path).unwrap()];
+        for (file, content) in files.iter_mut().zip(["first", "second"]) {
+            file.write_all(content.as_bytes()).unwrap();
+        }
+        for (file, content) in files.into_iter().zip(["first", "second"]) {
+            file.commit().unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+    }
 
     #[test]
     fn the_old_content_stays_until_the_new_one_is_whole() {

@@ -5,6 +5,7 @@
 
 mod cuda;
 mod golden;
+mod nats_server;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -24,7 +25,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fetch the embedded model if it is not there, then run all tests.
+    /// Fetch the embedded model and install a NATS server where they are missing, then run all tests.
     Test,
     /// Check formatting and clippy, then do what `test` does.
     Ci,
@@ -67,6 +68,7 @@ fn run(task: Task) -> Result<()> {
 }
 
 fn test(workspace: &Workspace) -> Result<()> {
+    nats_server::ensure(workspace)?;
     let model = workspace.fetch_model()?;
     let mut command = workspace.cargo_command(&["test", "--release", "--workspace"]);
     command.env("OPENCHARACTER_TEST_MODEL", &model);

@@ -15,7 +15,7 @@ pub struct Turn {
 }
 
 /// A task for a character: the user's side of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instruction {
     /// Follows from the user's turns.
     pub instruction_id: String,
@@ -27,6 +27,9 @@ pub struct Instruction {
     /// The licence of that source.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub license: String,
+    /// How it was made; absent for instructions that were read from somewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
 }
 
 impl Instruction {
@@ -38,6 +41,7 @@ impl Instruction {
             turns,
             source: source.into(),
             license: license.into(),
+            provenance: None,
         }
     }
 }

@@ -18,7 +18,7 @@ mod random;
 mod split;
 
 pub use character::{Character, Persona, Profile, ProfileField};
-pub use dialogue::{Dialogue, Instruction, Provenance, Strategy, Turn};
+pub use dialogue::{Dialogue, Instruction, Provenance, SourceNote, Strategy, Turn};
 pub use generate::{
     BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, LikelyToken, Sampling, Score,
     ScoreRequest, TextSink, TokenLogProb,

@@ -16,15 +16,19 @@ use std::{
 use futures_util::stream;
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Frame, Incoming},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use opencharacter_core::{KeyedRandom, content_hash};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 
 /// What can go wrong with a reply.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +51,23 @@ pub enum MockFault {
     Empty,
     /// An answer that does not say why it ended.
     Unfinished,
+}
+
+impl MockFault {
+    /// As the command line names it.
+    pub fn name(self) -> String {
+        match self {
+            Self::TooMany => "429".into(),
+            Self::TooManyFor(seconds) => format!("429-{seconds}"),
+            Self::ServerError => "500".into(),
+            Self::Reset => "reset".into(),
+            Self::HalfReply => "half".into(),
+            Self::Stall(_) => "stall".into(),
+            Self::NotJson => "not-json".into(),
+            Self::Empty => "empty".into(),
+            Self::Unfinished => "unfinished".into(),
+        }
+    }
 }
 
 /// How a mock behaves.
@@ -101,6 +122,31 @@ pub struct MockEndpoint {
     listening: JoinHandle<()>,
 }
 
+/// What a mock was asked; also what `GET /statistics` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MockCounts {
+    /// Requests in all.
+    pub requests: u64,
+    /// The most that were open at once.
+    pub most_open: u64,
+    /// Different requests that were answered whole.
+    pub different: usize,
+    /// Whole answers in all.
+    pub answered: u64,
+}
+
+impl State {
+    fn counts(&self) -> MockCounts {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        MockCounts {
+            requests: self.requests.load(Ordering::Relaxed),
+            most_open: self.most_open.load(Ordering::Relaxed),
+            different: answered.len(),
+            answered: answered.values().sum(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     options: MockOptions,
@@ -121,7 +167,20 @@ impl MockEndpoint {
     /// # Errors
     /// When no port can be had.
     pub async fn start(options: MockOptions) -> io::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        Self::start_at(options, 0).await
+    }
+
+    /// Starts one on a given port of loopback; 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the port cannot be had.
+    pub async fn start_at(options: MockOptions, port: u16) -> io::Result<Self> {
+        // All calls of a run may connect at once.
+        const WAITING: u32 = 16_384;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
+        let listener = socket.listen(WAITING)?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
             options,
@@ -152,8 +211,8 @@ impl MockEndpoint {
 
     /// Different requests that were answered whole, and answers in all.
     pub fn answered(&self) -> (usize, u64) {
-        let answered = self.state.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        (answered.len(), answered.values().sum())
+        let counts = self.state.counts();
+        (counts.different, counts.answered)
     }
 
     /// The `Authorization` headers seen, each once.
@@ -204,6 +263,9 @@ impl Drop for Open<'_> {
 }
 
 async fn reply(state: Arc<State>, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
+    if request.method() == Method::GET && request.uri().path() == "/statistics" {
+        return Ok(whole(json!(state.counts()).to_string().into_bytes()));
+    }
     let number = state.requests.fetch_add(1, Ordering::Relaxed);
     let (_open, open) = Open::new(&state);
     let options = &state.options;

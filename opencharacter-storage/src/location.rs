@@ -1,13 +1,13 @@
 use std::{
     fmt,
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
 
-use object_store::{ObjectStore, aws::AmazonS3Builder};
+use object_store::{ObjectStore, ObjectStoreExt as _, aws::AmazonS3Builder};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -231,7 +231,14 @@ impl fmt::Display for Location {
 /// SHA-256 of a file's content, in hexadecimal.
 fn hash_of(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
-    io::copy(&mut io::BufReader::with_capacity(1 << 20, File::open(path)?), &mut hasher)?;
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -54,6 +54,10 @@ impl FromRow for Instruction {
         if let Some(id) = row.id("instruction_id")? {
             instruction.instruction_id = id;
         }
+        if let Some(provenance) = value.get("provenance").filter(|found| found.is_object()) {
+            instruction.provenance =
+                from_value(provenance).map_err(|reason| format!("field `provenance`: {reason}"))?;
+        }
         Ok(instruction)
     }
 

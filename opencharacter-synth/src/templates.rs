@@ -12,6 +12,9 @@ pub struct Templates {
     /// Asks for a profile. Placeholders: `persona`; `known`, a list of sentences with facts the persona states;
     /// `name_letters`, letters to begin the name with, empty where the persona states a name.
     pub profile: PromptTemplate,
+    /// Asks for a question that a person might ask. Placeholders: `persona`; `number`, from 1: the how-manieth of the
+    /// same person.
+    pub question: PromptTemplate,
     /// Asks to rewrite an answer in a character's voice (-R). Placeholders: `persona`, `profile` and `name`;
     /// `history`, a list of earlier turns with `user` and `answer`; `question`; `answer`, the plain one.
     pub rewrite: PromptTemplate,
@@ -19,12 +22,13 @@ pub struct Templates {
     pub system: SystemPrompt,
 }
 
-const NAMES: [&str; 3] = ["profile", "rewrite", "system"];
+const NAMES: [&str; 4] = ["profile", "question", "rewrite", "system"];
 
 impl Default for Templates {
     fn default() -> Self {
         Self {
             profile: PromptTemplate::new("profile", include_str!("../templates/profile.jinja")),
+            question: PromptTemplate::new("question", include_str!("../templates/question.jinja")),
             rewrite: PromptTemplate::new("rewrite", include_str!("../templates/rewrite.jinja")),
             system: SystemPrompt::default(),
         }
@@ -32,7 +36,7 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// The built-in templates, with those of the files `profile.jinja`, `rewrite.jinja` and `system.jinja` in
+    /// The built-in templates, with those of the files `profile.jinja`, `question.jinja`, `rewrite.jinja` and `system.jinja` in
     /// `directory` that exist in their place. Files whose name begins with a dot are ignored.
     ///
     /// # Errors
@@ -51,6 +55,7 @@ impl Templates {
             let source = || fs::read_to_string(&path).map_err(|source| SynthError::Read { path: path.clone(), source });
             match file_name.strip_suffix(".jinja") {
                 Some("profile") => templates.profile = PromptTemplate::new("profile", source()?),
+                Some("question") => templates.question = PromptTemplate::new("question", source()?),
                 Some("rewrite") => templates.rewrite = PromptTemplate::new("rewrite", source()?),
                 Some("system") => templates.system = SystemPrompt::new(source()?),
                 _ => {
@@ -84,7 +89,7 @@ impl Templates {
         self.all().iter().map(|template| (template.name().to_owned(), template.hash())).collect()
     }
 
-    fn all(&self) -> [&PromptTemplate; 3] {
-        [&self.profile, &self.rewrite, self.system.template()]
+    fn all(&self) -> [&PromptTemplate; 4] {
+        [&self.profile, &self.question, &self.rewrite, self.system.template()]
     }
 }

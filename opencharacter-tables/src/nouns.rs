@@ -31,6 +31,7 @@ pub fn instructions() -> Vec<Column> {
     let mut columns = texts(&["instruction_id"]);
     columns.push(Column::new("turns", Kind::Struct(texts(&["user", "answer"])).listed()));
     columns.extend(texts(&["source", "license"]));
+    columns.push(provenance());
     columns
 }
 
@@ -57,6 +58,7 @@ fn provenance() -> Column {
     parts.push(Column::new("templates", Kind::Json));
     parts.push(Column::new("ledger_keys", Kind::Text.listed()));
     parts.push(Column::new("seed", Kind::Unsigned));
+    parts.push(Column::new("sources", Kind::Struct(texts(&["source", "license"])).listed()));
     parts.push(Column::new("instruction_id", Kind::Text));
     parts.push(Column::new("specificity", Kind::Float));
     Column::new("provenance", Kind::Struct(parts))

@@ -4,11 +4,7 @@ use bytes::Bytes;
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef},
     parquet::{
-        arrow::{
-            ParquetRecordBatchStreamBuilder,
-            arrow_reader::ArrowReaderOptions,
-            async_reader::AsyncFileReader,
-        },
+        arrow::{ParquetRecordBatchStreamBuilder, arrow_reader::ArrowReaderOptions, async_reader::AsyncFileReader},
         errors::ParquetError,
         file::metadata::{ParquetMetaData, ParquetMetaDataReader},
     },

@@ -11,6 +11,7 @@ use opencharacter_train::{MemoryEstimate, Method, StepBatch, TrainConfig, Traine
 use serde::Serialize;
 
 use crate::{
+    bench_synth,
     cli::{BenchCommand, BenchEngineArguments, BenchTrainArguments},
     devices::peak_flops,
     interrupt::Interrupt,
@@ -23,6 +24,8 @@ pub async fn command(command: &BenchCommand, interrupt: &Interrupt) -> Result<()
     match command {
         BenchCommand::Train(arguments) => train(arguments, interrupt),
         BenchCommand::Engine(arguments) => engine(arguments, interrupt).await,
+        BenchCommand::Synth(arguments) => bench_synth::command(arguments, interrupt).await,
+        BenchCommand::Endpoint(arguments) => bench_synth::endpoint(arguments, interrupt).await,
     }
 }
 
@@ -267,13 +270,13 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// Starts a new measurement of the peak, where the system can (Linux).
-fn reset_peak() {
+pub fn reset_peak() {
     // Elsewhere, or without the right, the peak is that of the whole process, which is never too small.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The most memory that was resident since [`reset_peak`]; nothing where the system does not say.
-fn peak_resident_bytes() -> Option<u64> {
+pub fn peak_resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)

@@ -111,7 +111,7 @@ async fn invent(persona: &Persona, arguments: &ChatArguments, engine: &Engine) -
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let ledger = Ledger::open(folder.path().join("ledger"))?;
     let options = ProfileOptions { seed: arguments.seed, ..ProfileOptions::default() };
-    let model = LedgeredModel { model: engine, ledger: &ledger };
+    let model = LedgeredModel::new(engine, &ledger);
     let interrupt = Interrupt::default();
     let templates = Templates::default();
     let personas = std::slice::from_ref(persona);

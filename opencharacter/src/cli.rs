@@ -1,10 +1,11 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
 use opencharacter_core::Strategy;
 use opencharacter_nn::{LinearName, WeightType};
+use opencharacter_remote::mock::MockFault;
 use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
 use opencharacter_train::{Method, Schedule};
@@ -27,6 +28,8 @@ pub enum Command {
     Run(RunArguments),
     /// Turn one-line personas into character profiles
     Characters(CharactersArguments),
+    /// Turn one-line personas into questions that such people might ask
+    Instructions(InstructionsArguments),
     /// Turn characters and instructions into dialogues
     Dialogues(DialoguesArguments),
     /// Turn dialogues into preference pairs: one question, answered by the right and by a wrong character
@@ -39,15 +42,21 @@ pub enum Command {
     Complete(CompleteArguments),
     /// Measure an adapter against its base model on held-out characters
     Eval(EvalArguments),
-    /// Write a model, with an adapter merged into it, as other programs read it
+    /// Write a model, with an adapter merged into it, or dialogues as other programs read them
     Export(ExportArguments),
+    /// Show where a row comes from: its calls, model, templates, recipe
+    Explain(ExplainArguments),
     /// Talk with a character
     Chat(ChatArguments),
     /// Copy the built-in prompt templates into a folder, to change them
     Templates(TemplatesArguments),
     /// Fetch and verify models
     Model(ModelArguments),
-    /// Measure this machine: training steps or generation, on random tokens
+    /// Answer the model calls of runs elsewhere that were started with `--cluster`
+    Worker(WorkerArguments),
+    /// Check, count or show the recorded calls of a run, or make the record smaller
+    Ledger(LedgerArguments),
+    /// Measure this machine: training steps, generation or synthesis
     Bench(BenchArguments),
 }
 
@@ -121,6 +130,12 @@ pub struct SynthesisArguments {
     /// Where calls are recorded; `OUT.ledger` where absent. Run again with the same to resume
     #[arg(long)]
     pub ledger: Option<PathBuf>,
+    /// Ask again what the model refused before (other failures are asked again anyway)
+    #[arg(long)]
+    pub retry_refused: bool,
+    /// Have the calls answered by the workers of a cluster: a NATS server with JetStream, such as `nats://host:4222`
+    #[arg(long, value_name = "URL")]
+    pub cluster: Option<String>,
     /// So many rows: the first so many that are accepted, in the order of the input
     #[arg(long)]
     pub count: Option<usize>,
@@ -160,6 +175,25 @@ pub struct CharactersArguments {
     pub synthesis: SynthesisArguments,
 }
 
+/// `instructions`
+#[derive(Debug, Args)]
+pub struct InstructionsArguments {
+    /// Personas: rows with `persona` (JSON Lines, JSON, Parquet, CSV), or one per line in a `.txt`; a path or `s3://...`
+    #[arg(long)]
+    pub personas: Location,
+    /// The instructions: `.jsonl`, `.parquet` or `.csv`
+    #[arg(long)]
+    pub out: Location,
+    /// Use this many personas, drawn by seed
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// Questions per persona
+    #[arg(long, default_value_t = 1)]
+    pub per_persona: usize,
+    #[command(flatten)]
+    pub synthesis: SynthesisArguments,
+}
+
 /// `dialogues`
 #[derive(Debug, Args)]
 pub struct DialoguesArguments {
@@ -192,6 +226,68 @@ pub struct DialoguesArguments {
     pub answer_tokens: usize,
     #[command(flatten)]
     pub synthesis: SynthesisArguments,
+}
+
+/// `worker`
+#[derive(Debug, Args)]
+pub struct WorkerArguments {
+    /// The NATS server, such as `nats://host:4222`
+    #[arg(long, value_name = "URL")]
+    pub cluster: String,
+    /// The model that answers: a built-in name, a GGUF file, a folder, or `hf:owner/name`
+    #[arg(long, default_value = DEFAULT_MODEL)]
+    pub model: String,
+    /// A TOML file whose `[models.teacher]` answers, for models behind an endpoint
+    #[arg(long, conflicts_with = "model")]
+    pub models: Option<PathBuf>,
+}
+
+/// `ledger`
+#[derive(Debug, Args)]
+pub struct LedgerArguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: LedgerCommand,
+}
+
+/// What can be done with a ledger.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Read every record, compare checksums and indexes, and see whether the counts add up
+    Verify {
+        /// The ledger's folder
+        ledger: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count calls, outcomes and tokens per stage
+    Stats {
+        /// The ledger's folder
+        ledger: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print records as JSON Lines, oldest first
+    Show {
+        /// The ledger's folder
+        ledger: PathBuf,
+        /// The call whose key begins so
+        #[arg(long, group = "which")]
+        key: Option<String>,
+        /// Those of one item: a character's or dialogue's id
+        #[arg(long, group = "which")]
+        item: Option<String>,
+        /// Those of one stage, such as `profiles` or `dialogues`
+        #[arg(long, group = "which")]
+        stage: Option<String>,
+    },
+    /// Rewrite a ledger without the records that no longer count
+    Compact {
+        /// The ledger's folder
+        ledger: PathBuf,
+    },
 }
 
 /// `pairs`
@@ -457,17 +553,76 @@ pub struct EvalArguments {
     pub json: bool,
 }
 
-/// Where a model goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// What `export` can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportTarget {
-    /// The adapter alone, in a folder for Python's peft
+    /// A model.
+    Model(ModelTarget),
+    /// Dialogues.
+    Data(DataTarget),
+}
+
+/// How a model can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelTarget {
+    /// The adapter alone.
     Peft,
-    /// A Hugging Face folder for transformers, vLLM and others
+    /// A Hugging Face folder.
     Safetensors,
-    /// A file for llama.cpp
+    /// A file for llama.cpp.
     Gguf,
-    /// A folder with a GGUF file and a Modelfile, for `ollama create`
+    /// A folder for `ollama create`.
     Ollama,
+}
+
+/// How dialogues can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataTarget {
+    /// A data set folder of LLaMA-Factory's.
+    LlamaFactory,
+    /// `OpenAI`'s fine-tuning messages.
+    OpenAi,
+    /// Conversations of `from` and `value`.
+    ShareGpt,
+    /// The files that the paper released.
+    Paper,
+}
+
+impl ValueEnum for ExportTarget {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[
+            Self::Model(ModelTarget::Peft),
+            Self::Model(ModelTarget::Safetensors),
+            Self::Model(ModelTarget::Gguf),
+            Self::Model(ModelTarget::Ollama),
+            Self::Data(DataTarget::LlamaFactory),
+            Self::Data(DataTarget::OpenAi),
+            Self::Data(DataTarget::ShareGpt),
+            Self::Data(DataTarget::Paper),
+        ]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Self::Model(ModelTarget::Peft) => ("peft", "The adapter alone, in a folder for Python's peft"),
+            Self::Model(ModelTarget::Safetensors) => {
+                ("safetensors", "A Hugging Face folder for transformers, vLLM and others")
+            }
+            Self::Model(ModelTarget::Gguf) => ("gguf", "A file for llama.cpp"),
+            Self::Model(ModelTarget::Ollama) => {
+                ("ollama", "A folder with a GGUF file and a Modelfile, for `ollama create`")
+            }
+            Self::Data(DataTarget::LlamaFactory) => {
+                ("llama-factory", "Dialogues with their system prompts, and the `dataset_info.json` that names them")
+            }
+            Self::Data(DataTarget::OpenAi) => ("openai", "Dialogues as `messages` of `role` and `content`"),
+            Self::Data(DataTarget::ShareGpt) => ("sharegpt", "Dialogues as `conversations` of `from` and `value`"),
+            Self::Data(DataTarget::Paper) => {
+                ("paper", "`synthetic_dialogue.jsonl` and `synthetic_character.jsonl`, as the paper released them")
+            }
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 /// How weights are held.
@@ -503,12 +658,34 @@ pub struct ExportArguments {
     pub to: ExportTarget,
     #[command(flatten)]
     pub model: ModelChoice,
+    /// The dialogues to write (llama-factory, openai, sharegpt, paper)
+    #[arg(long)]
+    pub dialogues: Option<Location>,
+    /// Whose they are
+    #[arg(long)]
+    pub characters: Option<Location>,
     /// The file (gguf) or folder (all others) to write, which must not exist yet or be an empty folder
     #[arg(long)]
     pub out: PathBuf,
     /// How weights are held; f16 where absent. Norms and biases of GGUF files are always f32
     #[arg(long = "type", value_enum)]
     pub weight_type: Option<WeightTypeArgument>,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// The row's id, such as `dialogue-0123456789abcdef`
+    pub row: String,
+    /// The file that holds it
+    #[arg(long = "in", value_name = "FILE")]
+    pub data: Location,
+    /// The ledger of its calls; the one beside the file where absent
+    #[arg(long)]
+    pub ledger: Option<PathBuf>,
+    /// Print one JSON document in one line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `chat`
@@ -547,6 +724,10 @@ pub enum BenchCommand {
     Train(BenchTrainArguments),
     /// Time prefill and decoding of requests in flight
     Engine(BenchEngineArguments),
+    /// Time dialogue synthesis against an endpoint of its own: requests per second, CPU, memory, resume
+    Synth(BenchSynthArguments),
+    /// Serve the endpoint that `bench synth` uses until Ctrl-C: made-up answers, late or faulty as told
+    Endpoint(BenchEndpointArguments),
 }
 
 /// `bench train`
@@ -607,6 +788,77 @@ pub struct BenchEngineArguments {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// How a made-up endpoint behaves.
+#[derive(Debug, Clone, Args)]
+pub struct EndpointBehaviour {
+    /// From request to answer
+    #[arg(long, default_value_t = 0)]
+    pub latency_ms: u64,
+    /// Words of an answer
+    #[arg(long, default_value_t = 60)]
+    pub answer_words: usize,
+    /// Shares of requests that go wrong, such as `429=0.05,500=0.02`: `429`, `429-1` (with Retry-After of 1 s), `500`,
+    /// `reset`, `half`, `stall` (60 s), `not-json`, `empty`, `unfinished`
+    #[arg(long, value_delimiter = ',', value_parser = endpoint_fault)]
+    pub faults: Vec<(MockFault, f64)>,
+}
+
+/// `bench endpoint`
+#[derive(Debug, Args)]
+pub struct BenchEndpointArguments {
+    /// The port on loopback; a free one where absent
+    #[arg(long, default_value_t = 0)]
+    pub port: u16,
+    #[command(flatten)]
+    pub behaviour: EndpointBehaviour,
+}
+
+/// `bench synth`
+#[derive(Debug, Args)]
+pub struct BenchSynthArguments {
+    /// Dialogues to make
+    #[arg(long, default_value_t = 100_000)]
+    pub dialogues: usize,
+    /// Characters who answer
+    #[arg(long, default_value_t = 1000)]
+    pub characters: usize,
+    /// Requests in flight at most
+    #[arg(long, default_value_t = 256)]
+    pub in_flight: usize,
+    #[command(flatten)]
+    pub behaviour: EndpointBehaviour,
+    /// Where everything goes; a temporary folder where absent
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `KIND=SHARE`
+fn endpoint_fault(text: &str) -> Result<(MockFault, f64), String> {
+    let (kind, share) = text.split_once('=').ok_or("expected KIND=SHARE, such as 429=0.05")?;
+    let share: f64 = share.parse().map_err(|_| format!("`{share}` is no share"))?;
+    if !(0.0..=1.0).contains(&share) {
+        return Err(format!("{share} is no share: expected 0 to 1"));
+    }
+    let fault = match kind {
+        "429" => MockFault::TooMany,
+        "500" => MockFault::ServerError,
+        "reset" => MockFault::Reset,
+        "half" => MockFault::HalfReply,
+        "stall" => MockFault::Stall(Duration::from_mins(1)),
+        "not-json" => MockFault::NotJson,
+        "empty" => MockFault::Empty,
+        "unfinished" => MockFault::Unfinished,
+        other => match other.strip_prefix("429-").and_then(|seconds| seconds.parse().ok()) {
+            Some(seconds) => MockFault::TooManyFor(seconds),
+            None => return Err(format!("`{other}` is no fault that is known; see `--help`")),
+        },
+    };
+    Ok((fault, share))
 }
 
 /// What is trained.

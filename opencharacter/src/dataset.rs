@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use opencharacter_core::{Character, Dialogue, SourceNote};
+use opencharacter_core::{Character, Dialogue, Instruction, SourceNote};
 use opencharacter_storage::Location;
 use opencharacter_synth::{RejectedItem, Sink, Summary, SynthError};
 use opencharacter_tables::{Column, RowWriter, Table, WriteOptions};
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Usage;
+use crate::{
+    card::{card, warning},
+    failure::Usage,
+};
 
 /// A file of rows at its place.
 #[derive(Debug, Clone)]
@@ -152,6 +155,12 @@ impl DataSet {
         let mut text = serde_json::to_vec_pretty(&manifest)?;
         text.push(b'\n');
         self.manifest().write(text).await?;
+        let name = self.location.to_string();
+        let name = name.rsplit('/').next().unwrap_or(&name);
+        self.location.with_ending(".card.md").write(card(name, &manifest).into_bytes()).await?;
+        if let Some(warning) = warning(&manifest) {
+            eprintln!("warning: {warning}");
+        }
         Ok(manifest)
     }
 }
@@ -178,6 +187,12 @@ pub struct DataWriter {
 pub trait Sourced {
     /// Sources and their licences.
     fn sources(&self) -> Vec<SourceNote>;
+}
+
+impl Sourced for Instruction {
+    fn sources(&self) -> Vec<SourceNote> {
+        vec![SourceNote { source: self.source.clone(), license: self.license.clone() }]
+    }
 }
 
 impl Sourced for Character {

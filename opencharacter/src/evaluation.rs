@@ -57,8 +57,8 @@ pub async fn held_out(
         bail!("base and tuned model are the same; give an adapter");
     }
     let stage = Stage::new("evaluation", "calls");
-    let base = Recorded { model: LedgeredModel { model: base, ledger }, stage: "evaluation, base" };
-    let tuned = Recorded { model: LedgeredModel { model: tuned, ledger }, stage: "evaluation, tuned" };
+    let base = Recorded { model: LedgeredModel::new(base, ledger), stage: "evaluation, base" };
+    let tuned = Recorded { model: LedgeredModel::new(tuned, ledger), stage: "evaluation, tuned" };
     let progress = |name: &str, done: usize, total: usize| stage.set(done, total, name);
     let result = interrupt.guard(evaluate(&base, &tuned, set, options, &progress)).await;
     ledger.flush()?;

@@ -9,15 +9,15 @@ use opencharacter_nn::{
 };
 
 use crate::{
-    cli::{ExportArguments, ExportTarget},
+    cli::{ExportArguments, ModelTarget},
     failure::Usage,
     models, output,
 };
 
 /// `opencharacter export`
-pub fn export(arguments: &ExportArguments) -> Result<()> {
-    match arguments.to {
-        ExportTarget::Peft => adapter(arguments)?,
+pub fn export(arguments: &ExportArguments, target: ModelTarget) -> Result<()> {
+    match target {
+        ModelTarget::Peft => adapter(arguments)?,
         target => merged(arguments, target)?,
     }
     output::line(&arguments.out.display().to_string())
@@ -37,7 +37,7 @@ fn adapter(arguments: &ExportArguments) -> Result<()> {
 }
 
 /// The whole model, with the adapter merged into it where there is one.
-fn merged(arguments: &ExportArguments, target: ExportTarget) -> Result<()> {
+fn merged(arguments: &ExportArguments, target: ModelTarget) -> Result<()> {
     let weight_type = arguments.weight_type.map_or(WeightType::F16, WeightType::from);
     fits(target, weight_type)?;
     // Before the model is loaded: what cannot be written should be said at once.
@@ -47,12 +47,12 @@ fn merged(arguments: &ExportArguments, target: ExportTarget) -> Result<()> {
     let adapter = arguments.model.adapter.as_deref().map(|folder| LoraAdapter::load(folder, config)).transpose()?;
     let export = Export { model: &model, decoder: &model.decoder, adapter: adapter.as_ref(), weight_type };
     let report = match target {
-        ExportTarget::Gguf => export_gguf(destination, &export)?,
-        ExportTarget::Ollama => export_ollama(destination, &export)?,
-        ExportTarget::Safetensors | ExportTarget::Peft => save_model_folder(destination, &export)?,
+        ModelTarget::Gguf => export_gguf(destination, &export)?,
+        ModelTarget::Ollama => export_ollama(destination, &export)?,
+        ModelTarget::Safetensors | ModelTarget::Peft => save_model_folder(destination, &export)?,
     };
     eprintln!("{}", passed(report, weight_type));
-    if let (ExportTarget::Gguf | ExportTarget::Ollama, Some(window)) = (target, config.sliding_window) {
+    if let (ModelTarget::Gguf | ModelTarget::Ollama, Some(window)) = (target, config.sliding_window) {
         eprintln!(
             "note: the file names the model's sliding window of {window} tokens, which llama.cpp does not apply to this \
              family; its answers are this model's up to {window} tokens of context"
@@ -61,19 +61,19 @@ fn merged(arguments: &ExportArguments, target: ExportTarget) -> Result<()> {
     Ok(())
 }
 
-fn destination(target: ExportTarget, out: &Path) -> Result<Destination> {
+fn destination(target: ModelTarget, out: &Path) -> Result<Destination> {
     Ok(match target {
-        ExportTarget::Gguf => Destination::file(out)?,
-        ExportTarget::Peft | ExportTarget::Safetensors | ExportTarget::Ollama => Destination::folder(out)?,
+        ModelTarget::Gguf => Destination::file(out)?,
+        ModelTarget::Peft | ModelTarget::Safetensors | ModelTarget::Ollama => Destination::folder(out)?,
     })
 }
 
 /// Whether the target can hold weights of this type.
-fn fits(target: ExportTarget, weight_type: WeightType) -> Result<()> {
+fn fits(target: ModelTarget, weight_type: WeightType) -> Result<()> {
     let (name, known): (_, &[WeightType]) = match target {
-        ExportTarget::Gguf => ("gguf", &[WeightType::F32, WeightType::F16, WeightType::Q8_0]),
-        ExportTarget::Ollama => ("ollama", &[WeightType::F32, WeightType::F16, WeightType::Q8_0]),
-        ExportTarget::Safetensors | ExportTarget::Peft => {
+        ModelTarget::Gguf => ("gguf", &[WeightType::F32, WeightType::F16, WeightType::Q8_0]),
+        ModelTarget::Ollama => ("ollama", &[WeightType::F32, WeightType::F16, WeightType::Q8_0]),
+        ModelTarget::Safetensors | ModelTarget::Peft => {
             ("safetensors", &[WeightType::F32, WeightType::F16, WeightType::Bf16])
         }
     };

@@ -2,16 +2,22 @@
 //! the library crates.
 
 mod bench;
+mod bench_synth;
+mod card;
 mod chat;
 mod cli;
+mod cluster;
+mod data_export;
 mod dataset;
 mod devices;
 mod estimate;
 mod evaluation;
+mod explain;
 mod exporting;
 mod failure;
 mod inputs;
 mod interrupt;
+mod ledgers;
 mod model_recipe;
 mod model_source;
 mod models;
@@ -32,7 +38,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::{
-    cli::{Cli, Command, ModelCommand},
+    cli::{Cli, Command, ExportTarget, ModelCommand},
     interrupt::Interrupt,
 };
 
@@ -61,26 +67,34 @@ async fn dispatch(command: Command) -> Result<()> {
         // `chat` has its own meaning for Ctrl-C.
         Command::Chat(arguments) => return chat::chat(&arguments).await,
         // Ctrl-C ends it at once: there is nothing to resume, and what it was writing is replaced next time.
-        Command::Export(arguments) => return exporting::export(&arguments),
+        Command::Export(ref arguments) => {
+            if let ExportTarget::Model(target) = arguments.to {
+                return exporting::export(arguments, target);
+            }
+        }
         _ => {}
     }
     let interrupt = Interrupt::listen();
     match command {
         Command::Run(arguments) => run::run(&arguments, &interrupt).await,
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
+        Command::Instructions(arguments) => synthesis::instructions(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
         Command::Pairs(arguments) => pairing::command(&arguments).await,
         Command::Train(arguments) => training::command(&arguments, &interrupt).await,
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
         Command::Eval(arguments) => evaluation::command(&arguments, &interrupt).await,
-        Command::Export(arguments) => exporting::export(&arguments),
+        Command::Export(arguments) => data_export::export(&arguments).await,
+        Command::Explain(arguments) => explain::command(&arguments).await,
         Command::Chat(arguments) => chat::chat(&arguments).await,
         Command::Templates(arguments) => {
             opencharacter_synth::Templates::default().write_to(&arguments.out)?;
             eprintln!("templates written to `{}`; use them with `--templates`", arguments.out.display());
             Ok(())
         }
+        Command::Worker(arguments) => cluster::worker(&arguments, &interrupt).await,
+        Command::Ledger(arguments) => ledgers::command(&arguments.command),
         Command::Bench(arguments) => bench::command(&arguments.command, &interrupt).await,
         Command::Model(arguments) => match arguments.command {
             ModelCommand::Fetch { name } => {

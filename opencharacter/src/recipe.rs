@@ -7,11 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use opencharacter_core::{Sampling, Strategy};
+use opencharacter_synth::OnError;
 use opencharacter_train::{Method, TrainConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::Usage,
+    inputs::Input,
     model_recipe::{ModelRecipe, Models},
 };
 

@@ -159,7 +159,7 @@ impl Run {
             seed: self.recipe.seed,
         };
         let ledger = Arc::clone(&self.ledger);
-        let model = LedgeredModel { model: teacher, ledger: &ledger };
+        let model = LedgeredModel::new(teacher, &ledger);
         let started = Instant::now();
         let profiles =
             synthesis::profiles("characters", &self.personas, &options, &self.templates, model, interrupt).await;

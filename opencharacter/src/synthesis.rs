@@ -1,21 +1,26 @@
-//! `characters` and `dialogues`.
+//! `characters`, `instructions` and `dialogues`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
+use opencharacter_cluster::ClusterModel;
 use opencharacter_core::{Character, Dialogue, Generate, Instruction, Persona, Strategy};
 use opencharacter_ledger::{Ledger, LedgeredModel};
+use opencharacter_storage::Location;
 use opencharacter_synth::{
-    Budget, Cast, Collected, DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, ProgressEvent, Sink, Summary,
-    SynthError, Templates, Work, in_memory, synthesize_dialogues, synthesize_profiles,
+    Budget, Cast, Collected, DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, ProgressEvent, QUESTIONS,
+    QuestionOptions, RejectedItem, Sink, Summary, SynthError, Templates, Work, in_memory, synthesize_dialogues,
+    synthesize_profiles, synthesize_questions,
 };
-use opencharacter_tables::nouns;
+use opencharacter_tables::{Column, nouns};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    cli::{CharactersArguments, DialoguesArguments, SynthesisArguments},
-    dataset::{Asked, DataManifest, DataRecipe, DataSet},
+    cli::{CharactersArguments, DialoguesArguments, InstructionsArguments, SynthesisArguments},
+    cluster,
+    dataset::{Asked, DataManifest, DataRecipe, DataSet, DataWriter, Sourced},
     estimate::Estimate,
     failure::Usage,
     inputs::Input,
@@ -32,35 +37,54 @@ pub async fn characters(arguments: &CharactersArguments, interrupt: &Interrupt) 
         .selected(common.filter.as_ref())
         .limited(arguments.limit, common.seed);
     let personas = input.scan::<Persona>().await?;
-    let desk = Desk::open(common, arguments.out.local())?;
+    let desk = Desk::open(common, &arguments.out).await?;
     let options = ProfileOptions { attempts: common.attempts, seed: common.seed, ..ProfileOptions::default() };
     let recipe = DataRecipe::new(json!({
         "kind": "characters",
-        "teacher": desk.teacher.fingerprint(),
+        "teacher": desk.model.fingerprint(),
         "seed": common.seed,
         "personas": described(&input).await?,
         "sampling": options.sampling,
         "templates": desk.templates.hashes(),
     }));
-    let data = DataSet::new(&arguments.out);
-    if let Some(manifest) = data.finished(&recipe, desk.asked()).await? {
-        return Ok(already(&arguments.out, &manifest));
-    }
-    let progress = Stage::new("characters", "personas");
-    let show = |event: ProgressEvent| show(&progress, &event);
-    let work = desk.work(personas.rows, &show)?;
-    if common.dry_run {
-        let sample = personas.stream().await?.take(Estimate::SAMPLE);
-        let made = profile_stage(sample, &options, &desk.templates, work, &mut Collected::default(), interrupt).await?;
-        drop(progress);
-        return Estimate::new(PROFILES, work, &made, work.count.unwrap_or(personas.rows)).print(common.json);
-    }
-    let mut writer = data.writer(nouns::characters()).await?;
-    let rows = personas.stream().await?;
-    let made = profile_stage(rows, &options, &desk.templates, work, &mut writer, interrupt).await?;
-    let manifest = data.finish(writer, &made, recipe, desk.asked()).await?;
-    progress.finish(&summary(&made, "characters"));
-    desk.end(&made, &manifest, "characters", personas.rows)
+    let rows = personas.stream().await?.take(desk.sample(1));
+    let product = Product { stage: PROFILES, what: "characters", columns: nouns::characters(), total: personas.rows };
+    desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Character>| {
+        synthesize_profiles(rows, &options, &desk.templates, work, sink).await
+    })
+    .await
+}
+
+/// `opencharacter instructions`
+pub async fn instructions(arguments: &InstructionsArguments, interrupt: &Interrupt) -> Result<()> {
+    let common = &arguments.synthesis;
+    let input = Input::new(arguments.personas.clone(), common.on_error.into())
+        .selected(common.filter.as_ref())
+        .limited(arguments.limit, common.seed);
+    let personas = input.scan::<Persona>().await?;
+    let desk = Desk::open(common, &arguments.out).await?;
+    let options = QuestionOptions {
+        per_persona: arguments.per_persona,
+        attempts: common.attempts,
+        seed: common.seed,
+        ..QuestionOptions::default()
+    };
+    let recipe = DataRecipe::new(json!({
+        "kind": "instructions",
+        "teacher": desk.model.fingerprint(),
+        "seed": common.seed,
+        "personas": described(&input).await?,
+        "per_persona": options.per_persona,
+        "sampling": options.sampling,
+        "templates": desk.templates.hashes(),
+    }));
+    let rows = personas.stream().await?.take(desk.sample(options.per_persona));
+    let total = personas.rows * options.per_persona;
+    let product = Product { stage: QUESTIONS, what: "instructions", columns: nouns::instructions(), total };
+    desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Instruction>| {
+        synthesize_questions(rows, &options, &desk.templates, work, sink).await
+    })
+    .await
 }
 
 /// `opencharacter dialogues`
@@ -73,11 +97,11 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
         .selected(common.filter.as_ref())
         .limited(arguments.limit, common.seed);
     let instructions = input.scan::<Instruction>().await?;
-    let desk = Desk::open(common, arguments.out.local())?;
+    let desk = Desk::open(common, &arguments.out).await?;
     let options = arguments.options();
     let recipe = DataRecipe::new(json!({
         "kind": "dialogues",
-        "teacher": desk.teacher.fingerprint(),
+        "teacher": desk.model.fingerprint(),
         "seed": common.seed,
         "strategy": options.strategy,
         "characters": described(&cast_input).await?,
@@ -87,28 +111,14 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
         "sampling": options.sampling,
         "templates": desk.templates.hashes(),
     }));
-    let data = DataSet::new(&arguments.out);
-    if let Some(manifest) = data.finished(&recipe, desk.asked()).await? {
-        return Ok(already(&arguments.out, &manifest));
-    }
     let cast = Cast::new(&characters);
+    let rows = instructions.stream().await?.take(desk.sample(options.characters_per_instruction));
     let total = instructions.rows * options.characters_per_instruction.min(characters.len());
-    let progress = Stage::new("dialogues", "dialogues");
-    let show = |event: ProgressEvent| show(&progress, &event);
-    let work = desk.work(total, &show)?;
-    if common.dry_run {
-        let sample = instructions.stream().await?.take(Estimate::SAMPLE.div_ceil(options.characters_per_instruction));
-        let sink = &mut Collected::default();
-        let made = dialogue_stage(&cast, sample, &options, &desk.templates, work, sink, interrupt).await?;
-        drop(progress);
-        return Estimate::new(DIALOGUES, work, &made, work.count.unwrap_or(total)).print(common.json);
-    }
-    let mut writer = data.writer(nouns::dialogues()).await?;
-    let rows = instructions.stream().await?;
-    let made = dialogue_stage(&cast, rows, &options, &desk.templates, work, &mut writer, interrupt).await?;
-    let manifest = data.finish(writer, &made, recipe, desk.asked()).await?;
-    progress.finish(&summary(&made, "dialogues"));
-    desk.end(&made, &manifest, "dialogues", total)
+    let product = Product { stage: DIALOGUES, what: "dialogues", columns: nouns::dialogues(), total };
+    desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Dialogue>| {
+        synthesize_dialogues(&cast, rows, &options, &desk.templates, work, sink).await
+    })
+    .await
 }
 
 impl DialoguesArguments {
@@ -135,28 +145,60 @@ async fn described(input: &Input) -> Result<serde_json::Value> {
     }))
 }
 
-fn already(out: &opencharacter_storage::Location, manifest: &DataManifest) {
-    eprintln!("`{out}` is there already, made by the same recipe: {} rows", manifest.rows);
+/// What a command makes.
+struct Product {
+    /// The stage's name in the ledger.
+    stage: &'static str,
+    /// What its rows are called.
+    what: &'static str,
+    columns: Vec<Column>,
+    /// So many rows at most.
+    total: usize,
 }
 
-/// What both commands need to work.
+/// Where rows go: into the file, or no further.
+enum Output<T> {
+    Sample(Collected<T>),
+    File(DataWriter),
+}
+
+impl<T: Serialize + Sourced> Sink<T> for Output<T> {
+    async fn row(&mut self, row: T) -> Result<(), SynthError> {
+        match self {
+            Self::Sample(sample) => sample.row(row).await,
+            Self::File(writer) => writer.row(row).await,
+        }
+    }
+
+    async fn rejected(&mut self, item: RejectedItem) -> Result<(), SynthError> {
+        match self {
+            Self::Sample(sample) => sample.rejected(item).await,
+            Self::File(writer) => Sink::<T>::rejected(writer, item).await,
+        }
+    }
+}
+
+/// What the commands need to work.
 struct Desk<'a> {
-    teacher: Box<dyn Generate>,
+    model: Box<dyn Generate>,
+    /// Answers in its place.
+    cluster: Option<ClusterModel>,
     budget: Budget,
     ledger: Ledger,
     templates: Templates,
+    out: &'a Location,
     arguments: &'a SynthesisArguments,
 }
 
 impl<'a> Desk<'a> {
-    fn open(arguments: &'a SynthesisArguments, out: Option<&Path>) -> Result<Self> {
+    async fn open(arguments: &'a SynthesisArguments, out: &'a Location) -> Result<Self> {
         let templates = templates(arguments.templates.as_deref())?;
         let beside = |out: &Path| {
             let mut name = out.as_os_str().to_owned();
             name.push(".ledger");
             PathBuf::from(name)
         };
-        let Some(folder) = arguments.ledger.clone().or_else(|| out.map(beside)) else {
+        let Some(folder) = arguments.ledger.clone().or_else(|| out.local().map(beside)) else {
             bail!(Usage("name a folder for the ledger with `--ledger`: `--out` is in an object store".into()));
         };
         let recipe = match &arguments.models {
@@ -173,7 +215,59 @@ impl<'a> Desk<'a> {
             prices: prices.unwrap_or_default(),
         };
         let ledger = Ledger::open(folder)?;
-        Ok(Self { teacher: models::generator(&recipe, None)?, budget, ledger, templates, arguments })
+        let model = models::generator(&recipe, None)?;
+        let cluster = match &arguments.cluster {
+            Some(url) => Some(cluster::model(url, &*model).await?),
+            None => None,
+        };
+        Ok(Self { model, cluster, budget, ledger, templates, out, arguments })
+    }
+
+    fn teacher(&self) -> &dyn Generate {
+        match &self.cluster {
+            Some(cluster) => cluster,
+            None => &*self.model,
+        }
+    }
+
+    /// How many rows of the input are worked on, each making `each`.
+    fn sample(&self, each: usize) -> usize {
+        if self.arguments.dry_run { Estimate::SAMPLE.div_ceil(each.max(1)) } else { usize::MAX }
+    }
+
+    /// Makes what `run` makes, or says what it would take.
+    async fn produce<T: Serialize + Sourced>(
+        &self,
+        product: Product,
+        recipe: DataRecipe,
+        interrupt: &Interrupt,
+        run: impl AsyncFnOnce(Work<'_>, &mut Output<T>) -> Result<Summary, SynthError>,
+    ) -> Result<()> {
+        let (what, total) = (product.what, product.total);
+        let data = DataSet::new(self.out);
+        if let Some(manifest) = data.finished(&recipe, self.asked()).await? {
+            eprintln!("`{}` is there already, made by the same recipe: {} {what}", self.out, manifest.rows);
+            return Ok(());
+        }
+        let progress = Stage::new(what, what);
+        let show = |event: ProgressEvent| show(&progress, &event);
+        let work = self.work(total, &show)?;
+        let mut sink = match self.arguments.dry_run {
+            true => Output::Sample(Collected::default()),
+            false => Output::File(data.writer(product.columns).await?),
+        };
+        let made = interrupt.guard(run(work, &mut sink)).await;
+        self.ledger.flush()?;
+        if let Some(cluster) = &self.cluster {
+            cluster.close().await;
+        }
+        let made = made?;
+        let Output::File(writer) = sink else {
+            return Estimate::new(product.stage, work, &made, work.count.unwrap_or(total)).print(self.arguments.json);
+        };
+        let manifest = data.finish(writer, &made, recipe, self.asked()).await?;
+        progress.finish(&summary(&made, what));
+        self.end(&made, &manifest, what, total)
     }
 
     fn asked(&self) -> Asked {
@@ -185,7 +279,8 @@ impl<'a> Desk<'a> {
         if count == Some(0) {
             bail!(Usage("`--count`: expected at least 1".into()));
         }
-        let model = LedgeredModel { model: &*self.teacher, ledger: &self.ledger };
+        let retry_refused = self.arguments.retry_refused;
+        let model = LedgeredModel { retry_refused, ..LedgeredModel::new(self.teacher(), &self.ledger) };
         Ok(Work { model, total, count, budget: self.budget, progress })
     }
 
@@ -218,33 +313,6 @@ pub fn templates(folder: Option<&Path>) -> Result<Templates> {
     })
 }
 
-async fn profile_stage(
-    personas: impl Stream<Item = Result<Persona, SynthError>>,
-    options: &ProfileOptions,
-    templates: &Templates,
-    work: Work<'_>,
-    sink: &mut impl Sink<Character>,
-    interrupt: &Interrupt,
-) -> Result<Summary> {
-    let made = interrupt.guard(synthesize_profiles(personas, options, templates, work, sink)).await;
-    work.model.ledger.flush()?;
-    made
-}
-
-async fn dialogue_stage(
-    cast: &Cast<'_>,
-    instructions: impl Stream<Item = Result<Instruction, SynthError>>,
-    options: &DialogueOptions,
-    templates: &Templates,
-    work: Work<'_>,
-    sink: &mut impl Sink<Dialogue>,
-    interrupt: &Interrupt,
-) -> Result<Summary> {
-    let made = interrupt.guard(synthesize_dialogues(cast, instructions, options, templates, work, sink)).await;
-    work.model.ledger.flush()?;
-    made
-}
-
 /// What came of a stage of a recipe: in memory, because training needs all of it.
 pub struct Made<T> {
     /// The rows.
@@ -267,7 +335,9 @@ pub async fn profiles(
     let work = Work { total: personas.len(), ..Work::new(model, &progress) };
     let mut collected = Collected::default();
     let personas = in_memory(personas.iter().cloned());
-    let made = profile_stage(personas, options, templates, work, &mut collected, interrupt).await?;
+    let made = interrupt.guard(synthesize_profiles(personas, options, templates, work, &mut collected)).await;
+    model.ledger.flush()?;
+    let made = made?;
     stage.finish(&summary(&made, "characters"));
     Ok(Made { rows: collected.rows, summary: made })
 }
@@ -307,7 +377,10 @@ pub async fn answers(
     let work = Work { total: job.total(), ..Work::new(model, &progress) };
     let (cast, mut collected) = (Cast::new(job.characters), Collected::default());
     let instructions = in_memory(job.instructions.iter().cloned());
-    let made = dialogue_stage(&cast, instructions, job.options, templates, work, &mut collected, interrupt).await?;
+    let stage_work = synthesize_dialogues(&cast, instructions, job.options, templates, work, &mut collected);
+    let made = interrupt.guard(stage_work).await;
+    model.ledger.flush()?;
+    let made = made?;
     stage.finish(&summary(&made, "dialogues"));
     Ok(Made { rows: collected.rows, summary: made })
 }

@@ -73,7 +73,7 @@ impl Run {
 
     async fn profiles(&self, model: &Scripted, personas: &[Persona]) -> Result<Made<Character>, SynthError> {
         let ledger = Ledger::open(self.directory.path())?;
-        let model = LedgeredModel { model, ledger: &ledger };
+        let model = LedgeredModel::new(model, &ledger);
         let work = Work { total: personas.len(), ..Work::new(model, &|_| ()) };
         profiles_within(work, personas, &Templates::default()).await
     }
@@ -85,7 +85,7 @@ impl Run {
         options: &DialogueOptions,
     ) -> Result<Made<Dialogue>, SynthError> {
         let ledger = Ledger::open(self.directory.path())?;
-        let model = LedgeredModel { model, ledger: &ledger };
+        let model = LedgeredModel::new(model, &ledger);
         let (characters, templates) = (characters(6), Templates::default());
         let (cast, mut made) = (Cast::new(&characters), Collected::default());
         let work = Work::new(model, &|_| ());
@@ -222,7 +222,7 @@ async fn a_dropped_run_keeps_what_was_answered() {
     let scripted = std::sync::Arc::new(Scripted::new(|_| Ok(profile_json("Ada Holm"))));
     let recorded = {
         let ledger = Ledger::open(run.directory.path()).unwrap();
-        let model = LedgeredModel { model: scripted.as_ref(), ledger: &ledger };
+        let model = LedgeredModel::new(scripted.as_ref(), &ledger);
         let templates = Templates::default();
         let work = profiles_within(Work::new(model, &|_| ()), &personas, &templates);
         let six_are_done = async {
@@ -367,7 +367,7 @@ async fn progress_counts_every_item() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let scripted = Scripted::new(|_| Ok(profile_json("Ada Holm")));
-    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let model = LedgeredModel::new(&scripted, &ledger);
     let events = Mutex::new(Vec::new());
     let progress = |event| events.lock().unwrap().push(event);
     let work = Work { total: 5, ..Work::new(model, &progress) };
@@ -403,7 +403,7 @@ async fn an_unknown_placeholder_stops_before_any_call() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(directory.path()).unwrap();
     let scripted = Scripted::new(|_| Ok(String::new()));
-    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let model = LedgeredModel::new(&scripted, &ledger);
     let profile = opencharacter_core::PromptTemplate::new("profile", "{{ persnoa }}");
     let templates = Templates { profile, ..Templates::default() };
     let made = profiles_within(Work::new(model, &|_| ()), &personas(2), &templates).await;
@@ -445,7 +445,7 @@ async fn so_many_rows_as_asked_the_first_that_are_accepted_and_no_call_more() {
             Ok(profile_json(if number % 3 == 1 { "John Doe" } else { "Ada Holm" }))
         })
         .with_latency(salt);
-        let model = LedgeredModel { model: &scripted, ledger: &ledger };
+        let model = LedgeredModel::new(&scripted, &ledger);
         let work = Work { count: Some(20), ..Work::new(model, &|_| ()) };
         made.push(profiles_within(work, &personas, &Templates::default()).await.unwrap());
         let items = made[0].summary.accepted + made[0].summary.rejected;
@@ -462,7 +462,7 @@ async fn a_budget_ends_a_stage_early_and_a_larger_one_goes_on() {
     let personas = personas(40);
     let scripted = Scripted::new(|_| Ok(profile_json("Ada Holm")));
     let ledger = Ledger::open(directory.path()).unwrap();
-    let model = LedgeredModel { model: &scripted, ledger: &ledger };
+    let model = LedgeredModel::new(&scripted, &ledger);
     let prices = Prices { input: 0.0, output: 1e6 };
     let each = profile_json("Ada Holm").split(' ').count();
     let most = (10 * each) as f64;

@@ -129,11 +129,12 @@ fn parse(names: &[String], path: &Path) -> Result<Vec<SegmentId>, LedgerError> {
     names.iter().map(|name| name.parse().map_err(|()| unknown(name))).collect()
 }
 
-/// What a compaction left that was killed before it was decided.
+/// What a compaction left that was killed before it was decided, and files that were never finished.
 fn remove_leftovers(directory: &Path) -> Result<(), LedgerError> {
     for entry in fs::read_dir(directory).map_err(|source| LedgerError::io(directory, source))? {
         let entry = entry.map_err(|source| LedgerError::io(directory, source))?;
-        if entry.file_name().to_string_lossy().starts_with("compacting-") {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("compacting-") || name.starts_with('.') && name.ends_with(".tmp") {
             directory::remove(&entry.path())?;
         }
     }

@@ -52,11 +52,11 @@ impl Ledger {
     /// # Errors
     /// Those of [`Ledger::open`], [`LedgerError::Store`] if the store cannot be read or written.
     pub fn open_at(location: &Location, cache: impl AsRef<Path>) -> Result<Self, LedgerError> {
-        match (location.local(), location.store()?) {
-            (Some(directory), _) => Self::open(directory),
-            (None, Some((store, path))) => Self::open_store(store, path, cache),
-            // A location is one or the other.
-            (None, None) => Self::open(cache),
+        match (location, location.store()?) {
+            (Location::Remote(_), Some((store, path))) => Self::open_store(store, path, cache),
+            (Location::Local(directory), _) => Self::open(directory),
+            // Every remote location has a store.
+            (Location::Remote(_), None) => Self::open(cache),
         }
     }
 

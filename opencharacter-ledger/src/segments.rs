@@ -393,7 +393,8 @@ impl Segments {
         &self,
         attempt: impl Fn() -> Result<Result<T, SegmentId>, LedgerError>,
     ) -> Result<T, LedgerError> {
-        for _ in 0..=self.state().sealed.len() {
+        let sealed = self.state().sealed.len();
+        for _ in 0..=sealed {
             match attempt()? {
                 Ok(value) => return Ok(value),
                 // Each time one fewer is damaged, unless the disk itself is at fault.

@@ -76,7 +76,8 @@ impl VerifyReport {
     }
 }
 
-/// Reads every record of the ledger in `directory` and compares every index with its segment. Changes nothing.
+/// Reads every record of the ledger in `directory` and compares every index with its segment. Changes nothing, but
+/// finishes a compaction that was killed after its decision.
 ///
 /// Damage is reported, and reading goes on behind it. Memory holds some 40 bytes per key.
 ///
@@ -183,7 +184,6 @@ impl Verification {
         if !path.exists() {
             return Ok(());
         }
-        // One of another length or version is stale, not damaged: it is made anew without being looked at.
         let bytes = fs::read(path).map_err(failed)?;
         let expected = index::encode(contents).map_err(failed)?;
         match bytes.iter().zip(&expected).position(|(found, expected)| found != expected) {

@@ -18,8 +18,8 @@ fn two_caches_share(store: &Arc<dyn ObjectStore>) {
     // The same key twice, with other answers: both machines agree on one of them.
     ledgers[0].append(&accepted(8, "one")).unwrap();
     ledgers[1].append(&accepted(8, "other")).unwrap();
-    ledgers.each_ref().map(|ledger| ledger.flush().unwrap());
-    ledgers.each_ref().map(|ledger| ledger.refresh().unwrap());
+    ledgers.iter().for_each(|ledger| ledger.flush().unwrap());
+    ledgers.iter().for_each(|ledger| ledger.refresh().unwrap());
     for ledger in &ledgers {
         assert!((0..8).all(|number| holds(ledger, number)));
         assert_eq!((ledger.len(), calls(ledger)), (9, 10));

@@ -27,6 +27,7 @@ mod from_arrow;
 mod infer;
 mod kind;
 pub mod nouns;
+mod panics;
 mod parquet_file;
 mod parse;
 mod place;

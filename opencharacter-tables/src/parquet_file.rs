@@ -9,9 +9,13 @@ use datafusion::{
         file::metadata::{ParquetMetaData, ParquetMetaDataReader},
     },
 };
-use futures_util::{FutureExt, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 
-use crate::{TableError, place::Place};
+use crate::{
+    TableError,
+    panics::{caught, caught_once},
+    place::Place,
+};
 
 /// Rows that are decoded at once: few enough that long dialogues take tens of megabytes at most.
 const BATCH: usize = 1024;
@@ -27,7 +31,8 @@ impl ParquetFile {
         let failed = |source| TableError::Read { location: location.to_owned(), source };
         let length = place.length().await.map_err(failed)?;
         let reader = PlaceReader { place: place.clone(), length };
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| fault(location, error))?;
+        let builder = ParquetRecordBatchStreamBuilder::new(reader).map_err(|error| fault(location, error));
+        let builder = caught_once(builder, |reason| damaged(location, &reason)).await?;
         Ok(Self { location: location.to_owned(), builder })
     }
 
@@ -39,18 +44,24 @@ impl ParquetFile {
     pub(crate) fn batches(self) -> Result<BoxStream<'static, Result<RecordBatch, TableError>>, TableError> {
         let location = self.location;
         let stream = self.builder.with_batch_size(BATCH).build().map_err(|error| fault(&location, error))?;
-        Ok(stream.map_err(move |error| fault(&location, error)).boxed())
+        let damaged_here = location.clone();
+        let batches = stream.map_err(move |error| fault(&location, error));
+        Ok(caught(batches, move |reason| damaged(&damaged_here, &reason)).boxed())
     }
 }
 
+fn damaged(location: &str, reason: &str) -> TableError {
+    let reason = format!("expected a whole Parquet file, but {reason}");
+    TableError::Damaged { location: location.to_owned(), reason }
+}
+
 fn fault(location: &str, error: ParquetError) -> TableError {
-    let location = location.to_owned();
     match error {
         ParquetError::External(error) if error.is::<std::io::Error>() => {
             let source = error.downcast::<std::io::Error>().map_or_else(std::io::Error::other, |error| *error);
-            TableError::Read { location, source }
+            TableError::Read { location: location.to_owned(), source }
         }
-        error => TableError::Damaged { location, reason: format!("expected a whole Parquet file, but: {error}") },
+        error => damaged(location, &error.to_string()),
     }
 }
 

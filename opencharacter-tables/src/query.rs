@@ -20,9 +20,12 @@ use futures_util::{StreamExt, TryStreamExt, future, stream};
 use url::Url;
 
 use crate::{
-    Column, Format, Kind, Row, Rows, Table, TableError, from_arrow::rows_of, place::Place, rows_provider::RowsProvider,
-    session,
+    Column, Format, Kind, Row, Rows, Table, TableError, from_arrow::rows_of, panics::caught, place::Place,
+    rows_provider::RowsProvider, session,
 };
+
+/// Memory that makes one more partition worth while, in bytes.
+const PARTITION_MEMORY: usize = 128 << 20;
 
 /// What a query may use.
 #[derive(Debug, Clone)]
@@ -66,9 +69,9 @@ pub async fn query(sql: &str, tables: &[(&str, &Table)], options: QueryOptions) 
     if let Some(twice) = columns.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(TableError::Query(format!("two columns are called `{}`; name one with AS", twice[0])));
     }
-    let batches = frame.execute_stream().await.map_err(fault)?;
+    let batches = frame.execute_stream().await.map_err(fault)?.map_err(fault);
     let mut before = 0;
-    let rows = batches.map_err(fault).and_then(move |batch| {
+    let rows = caught(batches, TableError::Query).and_then(move |batch| {
         let first = before + 1;
         before += batch.num_rows();
         future::ready(numbered(&batch, first))
@@ -90,8 +93,9 @@ fn context(options: QueryOptions) -> Result<SessionContext, TableError> {
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
         .build_arc()
         .map_err(fault)?;
-    // Each partition sorts in its own share of the memory; more of them than this make the shares too small.
-    let partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(4);
+    // Every sort of every partition has its own share of the memory: too many of them make the shares too small.
+    let most = (options.memory / PARTITION_MEMORY).clamp(1, 4);
+    let partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(most);
     let config = session::config()
         .with_target_partitions(partitions)
         .with_batch_size(1024)
@@ -119,8 +123,9 @@ async fn parquet_provider(context: &SessionContext, table: &Table) -> Result<Arc
     };
     let provide = async || -> Result<Arc<dyn TableProvider>, DataFusionError> {
         let url = ListingTableUrl::try_new(url, None)?;
-        // What our own writer says of columns is in the fields' metadata.
-        let format = ParquetFormat::default().with_skip_metadata(false);
+        // What our own writer says of columns is in the fields' metadata. Views of text keep whole buffers alive, which
+        // counts against the memory.
+        let format = ParquetFormat::default().with_skip_metadata(false).with_force_view_types(false);
         let listing = ListingOptions::new(Arc::new(format)).with_file_extension("");
         let schema = listing.infer_schema(&context.state(), &url).await?;
         let config = ListingTableConfig::new(url).with_listing_options(listing).with_schema(schema);

@@ -87,6 +87,8 @@ pub(crate) struct CsvParser {
     ended: usize,
     over: bool,
     started: bool,
+    /// Whether an odd number of quotes was read so far.
+    odd_quotes: bool,
 }
 
 impl CsvParser {
@@ -103,6 +105,7 @@ impl CsvParser {
             ended: 0,
             over: false,
             started: false,
+            odd_quotes: false,
         }
     }
 
@@ -203,6 +206,7 @@ impl Parse for CsvParser {
             bytes = text_start(bytes)?;
             self.started = true;
         }
+        self.odd_quotes ^= bytes.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
         // The reader takes empty input for the end.
         while !bytes.is_empty() {
             self.step(&mut bytes, rows)?;
@@ -211,7 +215,14 @@ impl Parse for CsvParser {
     }
 
     fn finish(&mut self, rows: &mut Vec<Parsed>) -> Result<(), String> {
+        let before = rows.len();
         while !self.step(&mut &[][..], rows)? {}
+        // A quote that nobody closed takes in all lines after it.
+        if self.odd_quotes
+            && let Some((_, row @ Ok(_))) = rows.get_mut(before)
+        {
+            *row = Err("the file ends within it: is a quote not closed?".into());
+        }
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use opencharacter_tables::WriteOptions;
+use opencharacter_tables::{TableError, WriteOptions};
 use serde_json::{Value, json};
 
 use super::{read, table, write};
@@ -104,8 +104,14 @@ async fn a_condition_of_thousands_of_parts_does_not_end_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = table(folder.path().join("people.jsonl"));
     write(&file, &people()[..10], WriteOptions::default()).await.unwrap();
-    let any: Vec<String> = (0..5000).map(|index| format!("age + {index} = 5001")).collect();
-    assert_eq!(read(&file, Some(&any.join(" OR "))).await.unwrap().len(), 8);
+    let any = |count: usize| (0..count).map(|index| format!("age + {index} = 201")).collect::<Vec<_>>().join(" OR ");
+    assert_eq!(read(&file, Some(&any(200))).await.unwrap().len(), 8);
+    let listed: Vec<String> = (5..50_000).map(|age| age.to_string()).collect();
+    assert_eq!(read(&file, Some(&format!("age IN ({})", listed.join(",")))).await.unwrap().len(), 5);
     let nested = format!("{}age > 3{}", "(".repeat(3000), ")".repeat(3000));
-    assert!(read(&file, Some(&nested)).await.is_err());
+    let long = format!("age > 3 {}", "OR age = 1 ".repeat(100_000));
+    for condition in [any(5000), any(50_000), "NOT ".repeat(100_000) + "true", "- ".repeat(100_000) + "1", nested, long]
+    {
+        assert!(matches!(read(&file, Some(&condition)).await, Err(TableError::Filter { .. })));
+    }
 }

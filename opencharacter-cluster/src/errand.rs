@@ -34,7 +34,7 @@ const QUESTION: Duration = Duration::from_secs(2);
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
 /// The pause after an exchange that failed.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The pause before a call is tried again is this, doubled with each delivery.
+/// The pause before a call is tried a second time; doubled with each delivery.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// What a call means for its worker.
@@ -119,7 +119,7 @@ impl<'a> Errands<'a> {
             self.status.trouble(format!("the model is not available: {reason}"));
         }
         if gone && delivery.number < DELIVERIES {
-            let pause = RETRY * 2_u32.pow(delivery.number.clamp(0, DELIVERIES) as u32);
+            let pause = RETRY * 2_u32.pow((delivery.number - 1).clamp(0, DELIVERIES) as u32);
             self.tell(&delivery.message, AckKind::Nak(Some(pause))).await;
         } else {
             self.hand_in(key, &reply, &mut delivery).await;
@@ -154,8 +154,15 @@ impl<'a> Errands<'a> {
 
     /// Brings a reply to the server, for as long as it takes: it is paid for.
     async fn hand_in(&self, key: &WorkKey, reply: &Reply, delivery: &mut Delivery) {
+        let mut changes = self.link.changes.clone();
         loop {
-            match self.answers.accept(key, reply).await {
+            changes.mark_unchanged();
+            let accepted = tokio::select! {
+                accepted = self.answers.accept(key, reply) => accepted,
+                // What was sent over a broken connection has no answer.
+                Ok(()) = changes.changed() => Err("the connection broke".to_owned()),
+            };
+            match accepted {
                 Ok(created) => {
                     self.status.update(|status| match (created, reply) {
                         (Created::Already, _) => status.superseded += 1,

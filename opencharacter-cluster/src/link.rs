@@ -28,8 +28,8 @@ const HEADERS: usize = 1024;
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
-    /// Changes whenever the connection is there again.
-    pub(crate) reconnects: watch::Receiver<u64>,
+    /// Changes whenever the connection is lost and when it is there again.
+    pub(crate) changes: watch::Receiver<u64>,
     /// The address as it may be shown.
     pub(crate) url: String,
 }
@@ -46,14 +46,14 @@ pub(crate) enum Created {
 impl Link {
     /// Connects to `url`; `role` is what the server's own monitoring shows.
     pub(crate) async fn connect(url: &str, role: &str) -> Result<Self, ClusterError> {
-        let (connected, reconnects) = watch::channel(0);
+        let (changed, changes) = watch::channel(0);
         let options = ConnectOptions::new()
             .name(role)
             .ping_interval(PING)
             .reconnect_delay_callback(|attempts| Duration::from_millis(100).saturating_mul(attempts.min(10) as u32))
             .event_callback(move |event| {
-                if event == Event::Connected {
-                    connected.send_modify(|count| *count += 1);
+                if matches!(event, Event::Connected | Event::Disconnected) {
+                    changed.send_modify(|count| *count += 1);
                 }
                 async {}
             });
@@ -63,7 +63,7 @@ impl Link {
             .await
             .map_err(|error| ClusterError::Connect { url: url_shown.clone(), reason: described(&error) })?;
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream, reconnects, url: url_shown })
+        Ok(Self { client, jetstream, changes, url: url_shown })
     }
 
     /// Whether the server is there, as far as is known.

@@ -58,7 +58,7 @@ struct Coordinator {
     pending: Pending,
     /// Answers that the caller has, and since when; oldest first.
     handed_over: Mutex<VecDeque<(Instant, u64)>>,
-    /// When the streams were last made; none at a time does it.
+    /// When the streams were last made.
     made: tokio::sync::Mutex<Instant>,
 }
 
@@ -142,20 +142,26 @@ impl ClusterModel {
     /// long, and says what was wrong.
     async fn look_after(&self, key: &WorkKey, payload: &[u8]) -> String {
         let coordinator = &self.coordinator;
-        let mut reconnects = coordinator.link.reconnects.clone();
+        let mut changes = coordinator.link.changes.clone();
         let mut fresh = true;
         let mut pause = LOOK_AGAIN;
         let mut failing_since = None;
         loop {
-            reconnects.mark_unchanged();
-            let rest = match coordinator.offer(key, payload, &mut fresh).await {
+            changes.mark_unchanged();
+            let begun = Instant::now();
+            let offered = tokio::select! {
+                offered = coordinator.offer(key, payload, &mut fresh) => offered,
+                // What was sent over a broken connection has no answer.
+                Ok(()) = changes.changed() => Err("the connection broke".to_owned()),
+            };
+            let rest = match offered {
                 Ok(()) => {
                     failing_since = None;
                     let longer = (pause * 2).min(LOOK_AGAIN_AT_MOST);
                     mem::replace(&mut pause, longer)
                 }
                 Err(reason) => {
-                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    let since = *failing_since.get_or_insert(begun);
                     if since.elapsed() >= self.options.patience {
                         let seconds = self.options.patience.as_secs();
                         return format!(
@@ -169,7 +175,7 @@ impl ClusterModel {
             };
             tokio::select! {
                 () = sleep(rest) => {}
-                Ok(()) = reconnects.changed() => pause = LOOK_AGAIN,
+                Ok(()) = changes.changed() => pause = LOOK_AGAIN,
             }
         }
     }
@@ -206,7 +212,11 @@ impl Coordinator {
 
     /// Makes streams that are gone, because the server lost its disk or another server took its place.
     async fn make_again(&self, options: &ClusterOptions) {
-        let mut made = self.made.lock().await;
+        if !self.link.is_connected() {
+            return;
+        }
+        // One caller does it for all.
+        let Ok(mut made) = self.made.try_lock() else { return };
         if made.elapsed() > PAUSE {
             // A failure shows again at the next exchange, which is counted.
             let _ = timeout(LOOK_AGAIN, setup::ensure(&self.link, &self.names, options)).await;

@@ -9,7 +9,7 @@ pub struct WorkerStatus {
     pub answered: usize,
     /// Calls that came to nothing and were recorded so.
     pub failed: usize,
-    /// Answers given up because another worker's was accepted first.
+    /// Answers given up because one was there: another worker's, or its own whose acceptance it did not hear of.
     pub superseded: usize,
     /// Calls stopped or not begun because nobody waits for them.
     pub dropped: usize,

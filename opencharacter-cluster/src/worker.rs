@@ -49,7 +49,11 @@ impl Worker {
 
     /// What it has done and what troubles it.
     pub fn status(&self) -> WorkerStatus {
-        self.status.snapshot()
+        let mut status = self.status.snapshot();
+        if !self.link.is_connected() {
+            status.trouble = Some(format!("the cluster's server `{}` is away", self.link.url));
+        }
+        status
     }
 
     /// Answers calls of `model` until `stop` is ready; then finishes those under way, because they are paid for.
@@ -121,7 +125,7 @@ impl<'a> Shift<'a> {
 
     async fn work(mut self, mut dropped: Subscriber, mut stop: impl Future<Output = ()> + Unpin) {
         let mut calls = FuturesUnordered::new();
-        let mut reconnects = self.worker.link.reconnects.clone();
+        let mut changes = self.worker.link.changes.clone();
         let mut stopping = false;
         loop {
             if !stopping {
@@ -144,7 +148,7 @@ impl<'a> Shift<'a> {
                 Some(outcome) = calls.next() => self.finished(outcome),
                 Some(message) = dropped.next() => self.errands.ask_again(&message.payload),
                 // Requests do not outlive the server that they stood at.
-                Ok(()) = reconnects.changed() => self.withdraw(),
+                Ok(()) = changes.changed() => self.withdraw(),
                 () = sleep_until(self.resume), if self.resume > Instant::now() => {}
             }
         }

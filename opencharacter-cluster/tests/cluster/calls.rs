@@ -160,7 +160,9 @@ async fn what_the_server_does_not_take_is_refused() {
 #[tokio::test]
 async fn a_failure_reaches_the_caller_and_answers_no_later_call() {
     let server = Server::start();
-    let cluster = coordinator(&server).await;
+    // A worker is stopped at the answer, perhaps before it could acknowledge.
+    let options = ClusterOptions { ack_wait: Duration::from_millis(500), ..ClusterOptions::default() };
+    let cluster = ClusterModel::connect(&server.url(), FINGERPRINT, options).await.unwrap();
     for error in [
         GenerateError::Refused { reason: "too long".into() },
         GenerateError::Failed { model: FINGERPRINT.into(), reason: "cut short".into() },

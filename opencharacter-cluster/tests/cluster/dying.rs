@@ -23,7 +23,8 @@ fn the_job_ends_as_on_one_machine_whoever_dies() {
     let mut server = Server::start();
     let mut workers: Vec<Process> =
         (0..WORKERS).map(|_| Process::worker(&server.url(), &log, LATENCY_MS, CONCURRENCY)).collect();
-    let start = || Process::coordinator(&server.url(), &ledger, ITEMS, IN_FLIGHT, &rows);
+    let url = server.url();
+    let start = || Process::coordinator(&url, &ledger, ITEMS, IN_FLIGHT, &rows);
     let mut coordinator = start();
 
     wait("80 calls", || Calls::read(&log).done() >= 80);

@@ -32,6 +32,7 @@ mod facts;
 mod import;
 mod pairs;
 mod profile;
+pub mod quality;
 mod read;
 mod templates;
 mod text;

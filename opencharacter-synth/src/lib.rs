@@ -36,6 +36,7 @@ mod facts;
 mod import;
 mod pairs;
 mod profile;
+pub mod quality;
 mod question;
 mod release;
 mod reorder;

@@ -32,6 +32,12 @@ pub enum Command {
     Instructions(InstructionsArguments),
     /// Turn characters and instructions into dialogues
     Dialogues(DialoguesArguments),
+    /// Find rows that repeat an earlier one, exactly or nearly, and leave them out
+    Deduplicate(DeduplicateArguments),
+    /// Find rows that overlap with benchmarks, and leave them out
+    Decontaminate(DecontaminateArguments),
+    /// Look over characters and dialogues: diversity, refusals, assistant's voice, leaked prompts, languages
+    Quality(QualityArguments),
     /// Turn dialogues into preference pairs: one question, answered by the right and by a wrong character
     Pairs(PairsArguments),
     /// Fine-tune an adapter, or every weight, on dialogues or on preference pairs
@@ -226,6 +232,74 @@ pub struct DialoguesArguments {
     pub answer_tokens: usize,
     #[command(flatten)]
     pub synthesis: SynthesisArguments,
+}
+
+/// `deduplicate`
+#[derive(Debug, Args)]
+pub struct DeduplicateArguments {
+    /// The rows
+    #[arg(long = "in", value_name = "FILE")]
+    pub data: Location,
+    /// What of them is compared
+    #[arg(long, value_enum)]
+    pub by: Compared,
+    /// The share of common word triples from which texts are duplicates
+    #[arg(long, default_value_t = 0.8)]
+    pub threshold: f64,
+    /// The rows that stay; without it, duplicates are only named
+    #[arg(long)]
+    pub out: Option<Location>,
+    /// One JSON object per duplicate
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What of a row is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compared {
+    /// The one-line persona
+    Persona,
+    /// The eight fields of a profile
+    Profile,
+    /// What is asked
+    Question,
+    /// What is answered
+    Answer,
+}
+
+/// `decontaminate`
+#[derive(Debug, Args)]
+pub struct DecontaminateArguments {
+    /// The rows
+    #[arg(long = "in", value_name = "FILE")]
+    pub data: Location,
+    /// Files of benchmarks: of each row, its longest text counts
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub against: Vec<Location>,
+    /// The share of common word triples from which texts overlap; 13 words in a row always do
+    #[arg(long, default_value_t = 0.6)]
+    pub threshold: f64,
+    /// The rows that stay; without it, overlaps are only named
+    #[arg(long)]
+    pub out: Option<Location>,
+    /// One JSON object per overlap
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `quality`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("looked_at").required(true).multiple(true).args(["characters", "dialogues"]))]
+pub struct QualityArguments {
+    /// Characters: how diverse are they?
+    #[arg(long)]
+    pub characters: Option<Location>,
+    /// Dialogues: what is wrong with their answers?
+    #[arg(long)]
+    pub dialogues: Option<Location>,
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `worker`

@@ -8,6 +8,7 @@ mod chat;
 mod cli;
 mod cluster;
 mod data_export;
+mod data_quality;
 mod dataset;
 mod devices;
 mod estimate;
@@ -80,6 +81,9 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
         Command::Instructions(arguments) => synthesis::instructions(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
+        Command::Deduplicate(arguments) => data_quality::deduplicate(&arguments).await,
+        Command::Decontaminate(arguments) => data_quality::decontaminate(&arguments).await,
+        Command::Quality(arguments) => data_quality::quality(&arguments).await,
         Command::Pairs(arguments) => pairing::command(&arguments).await,
         Command::Train(arguments) => training::command(&arguments, &interrupt).await,
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,

@@ -20,7 +20,10 @@ use opencharacter_eval::{
 };
 use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
-use opencharacter_synth::{DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Templates, write_jsonl_atomic};
+use opencharacter_similarity::Similarity;
+use opencharacter_synth::{
+    DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Templates, quality::hold_out_clusters, write_jsonl_atomic,
+};
 use opencharacter_train::{Job, StepMetrics, Task, TrainConfig, Trained};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -66,6 +69,9 @@ pub async fn run(arguments: &RunArguments, interrupt: &Interrupt) -> Result<()> 
     ))
 }
 
+/// Personas that share so many of their word triples are of one cluster: one template with other words in it.
+const SIMILAR_PERSONAS: f64 = 0.5;
+
 /// A run in progress.
 struct Run {
     recipe: Recipe,
@@ -99,8 +105,11 @@ impl Run {
         templates: Templates,
     ) -> Result<Self> {
         // Set apart before anything is synthesised.
-        let ids = personas.iter().map(|persona| persona.character_id.as_str());
-        let held_out = hold_out(ids, recipe.held_out.characters, recipe.seed, "characters");
+        let texts: Vec<(&str, &str)> =
+            personas.iter().map(|persona| (persona.character_id.as_str(), persona.persona.as_str())).collect();
+        // Whole clusters: who is held out resembles nobody who is trained on.
+        let similarity = Similarity::new(Similarity::default().shingle(), SIMILAR_PERSONAS)?;
+        let held_out = hold_out_clusters(&texts, recipe.held_out.characters, recipe.seed, similarity).ids;
         let ids = instructions.iter().map(|instruction| instruction.instruction_id.as_str());
         let held_out_questions = hold_out(ids, recipe.held_out.instructions, recipe.seed, "instructions");
         if held_out.len() >= personas.len() || held_out_questions.len() >= instructions.len() {

@@ -1,7 +1,4 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-};
+use std::{collections::HashMap, fmt::Write as _};
 
 use opencharacter_core::{Character, ProfileField};
 use serde::Serialize;
@@ -95,7 +92,8 @@ pub struct Skew {
     pub share: Share,
     /// The share that each of the values would have, were all equally frequent.
     pub even_share: f64,
-    /// The finding in words: "12% of 200 characters are called Elena (0.7% if names were even)".
+    /// The finding in words: "12% of 200 characters are called Elena (0.7% if all first names
+    /// were as frequent)".
     pub text: String,
 }
 
@@ -213,7 +211,7 @@ struct TraitCount {
 
 /// A value is skewed if chance alone would make any value so frequent once in a thousand reports.
 const CHANCE: f64 = 0.001;
-/// What is less than twice its even share is no finding, however many characters show it.
+/// What is less than half as much again as its even share is no finding, however many characters show it.
 const FAR_ABOVE: f64 = 1.5;
 /// Skews reported per trait.
 const MOST_SKEWS: usize = 5;
@@ -258,18 +256,16 @@ impl TraitCount {
         let is_skewed = |share: &&Share| {
             share.share >= FAR_ABOVE * even_share && poisson_tail(expected, share.count) * values < CHANCE
         };
+        let all_known = self.known == self.characters;
+        let whom = if all_known { "characters" } else { "characters of whom it is known" };
         let skew = |share: &Share| Skew {
             kind: self.kind,
             share: share.clone(),
             even_share,
             text: format!(
-                "{} of {} {} ({} if all {}s were as frequent)",
+                "{} of {} {whom} {} ({} if all {}s were as frequent)",
                 percent(share.share),
-                if self.known == self.characters {
-                    format!("{} characters", self.known)
-                } else {
-                    format!("{} characters of whom it is known", self.known)
-                },
+                self.known,
                 self.kind.sentence(&share.value),
                 percent(even_share),
                 self.kind.label(),
@@ -367,7 +363,7 @@ const ENDS: [&str; 40] = [
     "to",
     "by",
     "named",
-    "named",
+    "called",
     "living",
     "working",
     "specializing",
@@ -398,11 +394,11 @@ const ENDS: [&str; 40] = [
 fn occupation(persona: &str) -> Option<String> {
     let first_clause = persona.split([',', ';', ':', '.', '(', '—', '–']).next()?;
     let words = words(first_clause);
-    let phrase = words.iter().take_while(|word| !ENDS.contains(&word.as_str()));
-    let noun = phrase.last()?;
-    // A clause without an end is a sentence, or a name in front: "Ada Holm, a keeper".
-    let is_name = persona.trim_start().split_whitespace().take(1).any(|word| !["A", "An", "The"].contains(&word));
-    (!is_name)
-        .then(|| noun.clone())
-        .filter(|noun| noun.chars().all(char::is_alphabetic) && !["a", "an", "the"].contains(&noun.as_str()))
+    let (article, description) = words.split_first()?;
+    // Without an article it is a sentence, or a name in front: "Ada Holm, a keeper".
+    if !["a", "an", "the"].contains(&article.as_str()) {
+        return None;
+    }
+    let noun = description.iter().take_while(|word| !ENDS.contains(&word.as_str())).last()?;
+    noun.chars().all(char::is_alphabetic).then(|| noun.clone())
 }

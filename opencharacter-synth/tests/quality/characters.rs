@@ -97,11 +97,11 @@ fn repeated_characters_name_the_row_that_stays() {
         character("Ed", "44", "Bergen", ""),
         character("Ada", "40", "Oslo", "Another"),
     ];
-    let reasons = |compared| {
+    let reasons = |compared| -> Vec<String> {
         let found = duplicate_characters(&characters, compared, opencharacter_similarity::Similarity::default());
         found.iter().map(|found| format!("{}: {}", found.row, found.to_string().replace(&found.of_id, "ID"))).collect()
     };
-    let by_persona: Vec<String> = reasons(CharacterText::Persona);
+    let by_persona = reasons(CharacterText::Persona);
     assert_eq!(by_persona, ["3: duplicate of row 1, `ID`", "4: near-duplicate of row 1, `ID` (similarity 0.88)"]);
     assert_eq!(reasons(CharacterText::Profile), ["6: duplicate of row 1, `ID`"]);
 }

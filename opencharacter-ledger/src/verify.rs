@@ -79,7 +79,7 @@ impl VerifyReport {
 /// Reads every record of the ledger in `directory` and compares every index with its segment. Changes nothing, but
 /// finishes a compaction that was killed after its decision.
 ///
-/// Damage is reported, and reading goes on behind it. Memory holds some 40 bytes per key.
+/// Damage is reported, and reading goes on behind it. Memory holds up to 120 bytes per key.
 ///
 /// # Errors
 /// [`LedgerError::Locked`] while it is compacted, [`LedgerError::Io`] for what cannot be read at all.

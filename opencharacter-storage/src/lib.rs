@@ -8,4 +8,4 @@ mod atomic_file;
 mod location;
 
 pub use atomic_file::{AtomicFile, sync_directory_of};
-pub use location::{Location, StorageError};
+pub use location::{InStore, Location, StorageError};

@@ -22,6 +22,9 @@ pub enum Location {
     Remote(Url),
 }
 
+/// An object store, and a path in it.
+pub type InStore = (Arc<dyn ObjectStore>, object_store::path::Path);
+
 /// Why a location cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -68,7 +71,7 @@ impl Location {
     ///
     /// # Errors
     /// [`StorageError::Settings`].
-    pub fn store(&self) -> Result<Option<(Arc<dyn ObjectStore>, object_store::path::Path)>, StorageError> {
+    pub fn store(&self) -> Result<Option<InStore>, StorageError> {
         let Self::Remote(url) = self else { return Ok(None) };
         let failed = |source| StorageError::Settings { location: self.to_string(), source };
         let store = AmazonS3Builder::from_env().with_url(url.as_str()).build().map_err(failed)?;
@@ -239,7 +242,7 @@ fn hash_of(path: &Path) -> io::Result<String> {
             count => hasher.update(&buffer[..count]),
         }
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(opencharacter_core::hex(&hasher.finalize()))
 }
 
 /// The address as it may be shown.

@@ -146,7 +146,9 @@ impl DataSet {
             recipe: recipe.value,
             count: asked.count,
             attempts: asked.attempts,
-            complete: summary.failed == 0 && summary.stopped_by.is_none(),
+            complete: summary.failed == 0
+                && summary.stopped_by.is_none()
+                && asked.count.is_none_or(|count| rows >= count),
             rows,
             bytes: self.location.length().await?.unwrap_or(0),
             summary: summary.clone(),

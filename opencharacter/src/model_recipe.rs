@@ -1,6 +1,6 @@
 //! Which models a run uses, as a recipe or a models file says it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use opencharacter_remote::{ApiKey, EndpointConfig, RemoteConfig};
@@ -57,6 +57,7 @@ pub struct OpenAiModel {
     api_key_env: Option<String>,
     max_in_flight: Option<usize>,
     prices: Option<Prices>,
+    down_after: Option<f64>,
 }
 
 /// The table as it is written.
@@ -72,6 +73,9 @@ struct ModelTable {
     api_key_env: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,
+    /// Seconds without a single answer after which the endpoint counts as gone and the run stops.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down_after: Option<f64>,
     /// Money per million tokens of prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     price_in: Option<f64>,
@@ -106,13 +110,15 @@ impl TryFrom<ModelTable> for ModelRecipe {
     type Error = String;
 
     fn try_from(table: ModelTable) -> Result<Self, String> {
-        let ModelTable { provider, model, base_url, api_key_env, max_in_flight, price_in, price_out } = table;
+        let ModelTable { provider, model, base_url, api_key_env, max_in_flight, price_in, price_out, down_after } =
+            table;
         match provider {
             Provider::Embedded => {
                 let only = [
                     ("base_url", base_url.is_some()),
                     ("api_key_env", api_key_env.is_some()),
                     ("max_in_flight", max_in_flight.is_some()),
+                    ("down_after", down_after.is_some()),
                     ("price_in", price_in.is_some()),
                     ("price_out", price_out.is_some()),
                 ];
@@ -138,7 +144,7 @@ impl TryFrom<ModelTable> for ModelRecipe {
                 if prices.is_some_and(|prices| !(prices.input >= 0.0 && prices.output >= 0.0)) {
                     return Err("`price_in` and `price_out` are money per million tokens: 0 or more".into());
                 }
-                Ok(Self::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices }))
+                Ok(Self::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices, down_after }))
             }
         }
     }
@@ -148,15 +154,18 @@ impl From<ModelRecipe> for ModelTable {
     fn from(recipe: ModelRecipe) -> Self {
         match recipe {
             ModelRecipe::Embedded(model) => Self { model: Some(model), ..Self::default() },
-            ModelRecipe::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices }) => Self {
-                provider: Provider::OpenAi,
-                model: Some(model),
-                base_url: Some(OneOrMany::Many(base_urls)),
-                api_key_env,
-                max_in_flight,
-                price_in: prices.map(|prices| prices.input),
-                price_out: prices.map(|prices| prices.output),
-            },
+            ModelRecipe::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices, down_after }) => {
+                Self {
+                    provider: Provider::OpenAi,
+                    model: Some(model),
+                    base_url: Some(OneOrMany::Many(base_urls)),
+                    api_key_env,
+                    max_in_flight,
+                    down_after,
+                    price_in: prices.map(|prices| prices.input),
+                    price_out: prices.map(|prices| prices.output),
+                }
+            }
         }
     }
 }
@@ -195,6 +204,10 @@ impl OpenAiModel {
         let mut config = RemoteConfig::new(&self.model, endpoints.collect::<Result<_, _>>()?);
         if let Some(most) = self.max_in_flight {
             config.max_in_flight = most;
+        }
+        if let Some(seconds) = self.down_after {
+            config.down_after = Duration::try_from_secs_f64(seconds)
+                .map_err(|error| Usage(format!("`down_after` is {seconds}: {error}")))?;
         }
         Ok(config)
     }

@@ -94,13 +94,14 @@ fn context(options: QueryOptions) -> Result<SessionContext, TableError> {
         .build_arc()
         .map_err(fault)?;
     // Every sort of every partition has its own share of the memory: too many of them make the shares too small.
-    let most = (options.memory / PARTITION_MEMORY).clamp(1, 4);
-    let partitions = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(most);
+    // With one partition every join would be a hash join, which cannot move to disk.
+    let most = (options.memory / PARTITION_MEMORY).clamp(2, 4);
+    let partitions = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, most);
     let config = session::config()
         .with_target_partitions(partitions)
         .with_batch_size(1024)
         // Kept back from each sort so that it can merge what it moved to disk.
-        .with_sort_spill_reservation_bytes((options.memory / (8 * partitions)).min(10 << 20))
+        .with_sort_spill_reservation_bytes((options.memory / (16 * partitions)).min(10 << 20))
         .set_bool("datafusion.optimizer.prefer_hash_join", false);
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
@@ -161,7 +162,7 @@ fn fault(error: DataFusionError) -> TableError {
             Err(other) => TableError::Query(other.to_string()),
         },
         DataFusionError::Context(_, inner) => fault(*inner),
-        error @ DataFusionError::ResourcesExhausted(_) => {
+        error if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) => {
             let message = session::message(&error);
             TableError::Query(format!("{message}; give it more memory, or free disk space to move data to"))
         }

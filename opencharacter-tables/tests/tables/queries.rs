@@ -105,7 +105,7 @@ async fn a_sort_and_a_join_larger_than_their_memory_work() {
         })
         .collect();
     write(&file, &rows, WriteOptions::default()).await.unwrap();
-    let options = QueryOptions { memory: 32 << 20, spill_folder: Some(spill.path().to_owned()) };
+    let options = QueryOptions { memory: 48 << 20, spill_folder: Some(spill.path().to_owned()) };
     for (sql, expected) in [
         ("SELECT * FROM t ORDER BY key, text", count),
         ("SELECT a.key, a.text, b.text AS other FROM t a JOIN t b ON a.text = b.text ORDER BY a.key", count),

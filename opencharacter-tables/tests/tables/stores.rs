@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use opencharacter_storage::Location;
 use opencharacter_tables::{QueryOptions, Row, Table, WriteOptions, query};
 use serde_json::{Value, json};
 
@@ -46,4 +47,29 @@ async fn an_upload_that_is_not_finished_is_not_there() {
     assert!(store.head(&Path::from("rows.jsonl")).await.is_err());
     let error = read(&table, None).await.unwrap_err().to_string();
     assert!(error.contains("cannot read rows.jsonl"), "{error}");
+}
+
+/// `OPENCHARACTER_TEST_BUCKET=s3://BUCKET/FOLDER`, and the settings of its store in the environment.
+#[tokio::test]
+#[ignore = "needs an object store"]
+async fn a_real_store_works() {
+    let bucket = std::env::var("OPENCHARACTER_TEST_BUCKET").unwrap();
+    let at = |name: &str| Table::at(&format!("{bucket}/{name}").parse::<Location>().unwrap()).unwrap();
+    let rows = rows();
+    for ending in ["jsonl", "json", "parquet", "csv"] {
+        let table = at(&format!("rows.{ending}"));
+        write(&table, &rows, WriteOptions::default()).await.unwrap();
+        assert!(values(&table).await == rows, "{ending}");
+        assert_eq!(read(&table, Some("id >= 39990")).await.unwrap().len(), 10);
+        let asked = query("SELECT max(id) AS m FROM t", &[("t", &table)], QueryOptions::default()).await.unwrap();
+        let asked: Vec<Row> = asked.try_collect().await.unwrap();
+        assert_eq!(asked[0].value, json!({"m": 39_999}));
+    }
+    let mut writer = at("dropped.jsonl").writer(WriteOptions::default()).await.unwrap();
+    for row in rows.iter().cycle().take(100_000) {
+        writer.write(row).await.unwrap();
+    }
+    drop(writer);
+    let error = read(&at("dropped.jsonl"), None).await.unwrap_err().to_string();
+    assert!(error.contains("dropped.jsonl"), "{error}");
 }

@@ -134,7 +134,8 @@ fn remove_leftovers(directory: &Path) -> Result<(), LedgerError> {
     for entry in fs::read_dir(directory).map_err(|source| LedgerError::io(directory, source))? {
         let entry = entry.map_err(|source| LedgerError::io(directory, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("compacting-") || name.starts_with('.') && name.ends_with(".tmp") {
+        let is_temporary = || Path::new(&name).extension().is_some_and(|extension| extension == "tmp");
+        if name.starts_with("compacting-") || name.starts_with('.') && is_temporary() {
             directory::remove(&entry.path())?;
         }
     }

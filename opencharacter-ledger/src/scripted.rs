@@ -9,6 +9,7 @@ use opencharacter_core::{
     BoxFuture, Completion, FinishReason, Generate, GenerateError, GenerateRequest, Score, ScoreRequest, TextSink,
     content_hash,
 };
+use serde_json::json;
 
 type Answer = Box<dyn Fn(&GenerateRequest) -> Result<String, GenerateError> + Send + Sync>;
 type Likelihood = Box<dyn Fn(&ScoreRequest) -> f64 + Send + Sync>;
@@ -40,12 +41,14 @@ impl Scripted {
     }
 
     /// Scores by `likelihood`: a sum of natural-log probabilities.
+    #[must_use]
     pub fn with_likelihood(mut self, likelihood: impl Fn(&ScoreRequest) -> f64 + Send + Sync + 'static) -> Self {
         self.likelihood = Box::new(likelihood);
         self
     }
 
     /// Another order of arrival for each `salt`.
+    #[must_use]
     pub fn with_latency(mut self, salt: u64) -> Self {
         self.latency_salt = salt;
         self
@@ -79,7 +82,7 @@ impl Generate for Scripted {
     fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<Completion, GenerateError>> {
         Box::pin(async move {
             self.generated.fetch_add(1, Ordering::Relaxed);
-            self.take_time(&serde_json::to_string(&request).unwrap()).await;
+            self.take_time(&json!(request).to_string()).await;
             let text = (self.answer)(&request)?;
             let completion_tokens = text.split(' ').count();
             Ok(Completion {
@@ -104,7 +107,7 @@ impl Generate for Scripted {
     fn score(&self, request: ScoreRequest) -> BoxFuture<'_, Result<Score, GenerateError>> {
         Box::pin(async move {
             self.scored.fetch_add(1, Ordering::Relaxed);
-            self.take_time(&serde_json::to_string(&request).unwrap()).await;
+            self.take_time(&json!(request).to_string()).await;
             Ok(Score { tokens: 5, log_prob: (self.likelihood)(&request), prompt_tokens: 10 })
         })
     }

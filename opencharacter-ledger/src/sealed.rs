@@ -18,10 +18,13 @@ use crate::{
 /// Files kept open for reading. Beyond this many, the one unused for longest is closed.
 const OPEN_FILES: usize = 128;
 
+/// Files by path, each with the turn in which it was last used.
+type FilesByPath = HashMap<PathBuf, (u64, Arc<File>)>;
+
 /// Opens files once and keeps them open.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
-    open: Mutex<(u64, HashMap<PathBuf, (u64, Arc<File>)>)>,
+    open: Mutex<(u64, FilesByPath)>,
 }
 
 impl OpenFiles {

@@ -37,8 +37,11 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) const STANDARD: Self = Self { bytes: 64 << 20, records: 65_536, age: None };
     /// With an object store, whose objects are whole segments: other machines wait no longer than a minute for them.
-    pub(crate) const REMOTE: Self = Self { age: Some(Duration::from_secs(60)), ..Self::STANDARD };
+    pub(crate) const REMOTE: Self = Self { age: Some(Duration::from_mins(1)), ..Self::STANDARD };
 }
+
+/// The first segment that has a key, and where its record is that counts.
+type Position = (Option<SegmentId>, Option<Effective>);
 
 pub(crate) struct Segments {
     pub(crate) directory: PathBuf,
@@ -196,10 +199,7 @@ impl Segments {
     }
 
     /// The first segment that has `key` and where its record is that counts, or which index is damaged.
-    fn positions(
-        &self,
-        key: &CallKey,
-    ) -> Result<Result<(Option<SegmentId>, Option<Effective>), SegmentId>, LedgerError> {
+    fn positions(&self, key: &CallKey) -> Result<Result<Position, SegmentId>, LedgerError> {
         let (mut first, mut best, sealed) = {
             let state = self.state();
             let (first, best) = state.positions_in_memory(key);
@@ -460,7 +460,9 @@ impl State {
         let sealed = self.sealed.iter().map(|sealed| (sealed.id, &sealed.index.statistics));
         let in_memory = self.in_memory().map(|(id, contents)| (id, &contents.statistics));
         let all: BTreeMap<_, _> = sealed.chain(in_memory).collect();
-        all.into_iter().for_each(|(id, statistics)| each(id, statistics));
+        for (id, statistics) in all {
+            each(id, statistics);
+        }
     }
 
     fn session(&mut self, stage: &str) -> &mut LedgerStats {

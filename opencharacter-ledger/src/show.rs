@@ -89,14 +89,13 @@ impl Iterator for Records {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (id, mut frames) = match self.frames.take() {
-                Some(open) => open,
-                None => {
-                    let id = self.segments.pop()?;
-                    match Frames::open(&id.log(&self.directory), 0) {
-                        Ok(frames) => (id, frames),
-                        Err(source) => return Some(Err(LedgerError::io(&id.log(&self.directory), source))),
-                    }
+            let (id, mut frames) = if let Some(open) = self.frames.take() {
+                open
+            } else {
+                let id = self.segments.pop()?;
+                match Frames::open(&id.log(&self.directory), 0) {
+                    Ok(frames) => (id, frames),
+                    Err(source) => return Some(Err(LedgerError::io(&id.log(&self.directory), source))),
                 }
             };
             match self.read(id, &mut frames) {

@@ -13,7 +13,7 @@ const ATTEMPTS: u64 = 4;
 /// Works on `items` items; the rows, or the error that ended it.
 pub async fn work(model: &dyn Generate, ledger: &Path, items: usize) -> Result<Vec<String>, CallError> {
     let ledger = Ledger::open(ledger)?;
-    let ledgered = LedgeredModel { model, ledger: &ledger };
+    let ledgered = LedgeredModel::new(model, &ledger);
     let mut rows: Vec<(usize, String)> = Vec::new();
     let mut finished = stream::iter(0..items)
         .map(|item| async move { row(ledgered, item).await.map(|row| (item, row)) })

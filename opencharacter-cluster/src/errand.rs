@@ -154,13 +154,18 @@ impl<'a> Errands<'a> {
 
     /// Brings a reply to the server, for as long as it takes: it is paid for.
     async fn hand_in(&self, key: &WorkKey, reply: &Reply, delivery: &mut Delivery) {
-        let mut changes = self.link.changes.clone();
+        let mut connected = self.link.connected.clone();
         loop {
-            changes.mark_unchanged();
+            connected.mark_unchanged();
             let accepted = tokio::select! {
-                accepted = self.answers.accept(key, reply) => accepted,
-                // What was sent over a broken connection has no answer.
-                Ok(()) = changes.changed() => Err("the connection broke".to_owned()),
+                accepted = self.answers.accept(key, reply) => Some(accepted),
+                Ok(()) = connected.changed() => None,
+            };
+            let accepted = match accepted {
+                Some(accepted) => accepted,
+                // What was sent over the connection before has no answer.
+                None if self.link.is_connected() => continue,
+                None => Err("the connection broke".to_owned()),
             };
             match accepted {
                 Ok(created) => {

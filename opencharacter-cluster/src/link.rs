@@ -4,7 +4,6 @@ use std::{fmt::Display, time::Duration};
 
 use async_nats::{
     Client, ConnectOptions, Event,
-    connection::State,
     jetstream::{
         self,
         context::PublishErrorKind,
@@ -28,8 +27,8 @@ const HEADERS: usize = 1024;
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
-    /// Changes whenever the connection is lost and when it is there again.
-    pub(crate) changes: watch::Receiver<u64>,
+    /// Whether the server is there, as far as is known.
+    pub(crate) connected: watch::Receiver<bool>,
     /// The address as it may be shown.
     pub(crate) url: String,
 }
@@ -46,14 +45,14 @@ pub(crate) enum Created {
 impl Link {
     /// Connects to `url`; `role` is what the server's own monitoring shows.
     pub(crate) async fn connect(url: &str, role: &str) -> Result<Self, ClusterError> {
-        let (changed, changes) = watch::channel(0);
+        let (heard, mut connected) = watch::channel(false);
         let options = ConnectOptions::new()
             .name(role)
             .ping_interval(PING)
             .reconnect_delay_callback(|attempts| Duration::from_millis(100).saturating_mul(attempts.min(10) as u32))
             .event_callback(move |event| {
                 if matches!(event, Event::Connected | Event::Disconnected) {
-                    changed.send_modify(|count| *count += 1);
+                    heard.send_replace(event == Event::Connected);
                 }
                 async {}
             });
@@ -63,12 +62,14 @@ impl Link {
             .await
             .map_err(|error| ClusterError::Connect { url: url_shown.clone(), reason: described(&error) })?;
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream, changes, url: url_shown })
+        // The connection just made is no news to those who watch.
+        let _ = timeout(EXCHANGE, connected.wait_for(|connected| *connected)).await;
+        Ok(Self { client, jetstream, connected, url: url_shown })
     }
 
     /// Whether the server is there, as far as is known.
     pub(crate) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        *self.connected.borrow()
     }
 
     /// Whether a message with a payload of so many bytes fits; the server's limit if not.

@@ -142,17 +142,22 @@ impl ClusterModel {
     /// long, and says what was wrong.
     async fn look_after(&self, key: &WorkKey, payload: &[u8]) -> String {
         let coordinator = &self.coordinator;
-        let mut changes = coordinator.link.changes.clone();
+        let mut connected = coordinator.link.connected.clone();
         let mut fresh = true;
         let mut pause = LOOK_AGAIN;
         let mut failing_since = None;
         loop {
-            changes.mark_unchanged();
+            connected.mark_unchanged();
             let begun = Instant::now();
             let offered = tokio::select! {
-                offered = coordinator.offer(key, payload, &mut fresh) => offered,
-                // What was sent over a broken connection has no answer.
-                Ok(()) = changes.changed() => Err("the connection broke".to_owned()),
+                offered = coordinator.offer(key, payload, &mut fresh) => Some(offered),
+                Ok(()) = connected.changed() => None,
+            };
+            let offered = match offered {
+                Some(offered) => offered,
+                // What was sent over the connection before has no answer.
+                None if coordinator.link.is_connected() => continue,
+                None => Err("the connection broke".to_owned()),
             };
             let rest = match offered {
                 Ok(()) => {
@@ -175,7 +180,7 @@ impl ClusterModel {
             };
             tokio::select! {
                 () = sleep(rest) => {}
-                Ok(()) = changes.changed() => pause = LOOK_AGAIN,
+                Ok(()) = connected.changed() => pause = LOOK_AGAIN,
             }
         }
     }

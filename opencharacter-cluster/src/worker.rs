@@ -125,7 +125,7 @@ impl<'a> Shift<'a> {
 
     async fn work(mut self, mut dropped: Subscriber, mut stop: impl Future<Output = ()> + Unpin) {
         let mut calls = FuturesUnordered::new();
-        let mut changes = self.worker.link.changes.clone();
+        let mut connected = self.worker.link.connected.clone();
         let mut stopping = false;
         loop {
             if !stopping {
@@ -148,7 +148,7 @@ impl<'a> Shift<'a> {
                 Some(outcome) = calls.next() => self.finished(outcome),
                 Some(message) = dropped.next() => self.errands.ask_again(&message.payload),
                 // Requests do not outlive the server that they stood at.
-                Ok(()) = changes.changed() => self.withdraw(),
+                Ok(()) = connected.changed() => self.withdraw(),
                 () = sleep_until(self.resume), if self.resume > Instant::now() => {}
             }
         }

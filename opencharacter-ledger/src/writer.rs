@@ -88,7 +88,6 @@ pub(crate) fn create_segment(
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use super::*;
     use crate::frame::frame_payload;

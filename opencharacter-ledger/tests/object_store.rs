@@ -3,8 +3,6 @@
 //! Give the address in `LEDGER_TEST_LOCATION` (`s3://BUCKET/KEY`, an existing bucket, a key that is not used) and the
 //! settings as `AWS_*` variables; then `cargo test -p opencharacter-ledger --test object_store -- --ignored`.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
-
 use opencharacter_core::{Score, ScoreRequest};
 use opencharacter_ledger::{CallKey, Ledger, Outcome, Record, verify};
 use opencharacter_storage::Location;

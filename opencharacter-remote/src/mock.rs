@@ -166,15 +166,16 @@ impl MockEndpoint {
     ///
     /// # Errors
     /// When no port can be had.
+    #[expect(clippy::unused_async, reason = "it listens on the runtime that awaits it")]
     pub async fn start(options: MockOptions) -> io::Result<Self> {
-        Self::start_at(options, 0).await
+        Self::start_at(options, 0)
     }
 
     /// Starts one on a given port of loopback; 0 takes a free one.
     ///
     /// # Errors
     /// When the port cannot be had.
-    pub async fn start_at(options: MockOptions, port: u16) -> io::Result<Self> {
+    pub fn start_at(options: MockOptions, port: u16) -> io::Result<Self> {
         // All calls of a run may connect at once.
         const WAITING: u32 = 16_384;
         let socket = TcpSocket::new_v4()?;

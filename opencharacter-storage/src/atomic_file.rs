@@ -82,7 +82,6 @@ pub fn sync_directory_of(path: &Path) {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use super::*;
 

@@ -254,7 +254,6 @@ fn without_credentials(address: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use super::*;
 

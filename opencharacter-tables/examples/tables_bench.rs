@@ -26,24 +26,24 @@ async fn main() -> Outcome<()> {
     for index in 0..count {
         writer.write(&dialogue(index)).await?;
     }
-    report("write JSON Lines", start, writer.finish().await?)?;
+    report("write JSON Lines", start, writer.finish().await?);
 
     let start = Instant::now();
     let columns = Some(nouns::dialogues());
-    report("JSON Lines to Parquet", start, copy(lines.rows(ReadOptions::default()).await?, &parquet, columns).await?)?;
+    report("JSON Lines to Parquet", start, copy(lines.rows(ReadOptions::default()).await?, &parquet, columns).await?);
 
     for source in [&lines, &parquet] {
         let start = Instant::now();
         let rows = source.rows(ReadOptions { filter: Some(condition.into()) }).await?;
         let kept = copy(rows, &some, None).await?;
-        report(&format!("{:?}, filtered, to CSV ({kept} kept)", source.format()), start, count)?;
+        report(&format!("{:?}, filtered, to CSV ({kept} kept)", source.format()), start, count);
     }
 
     for source in [&lines, &parquet] {
         let start = Instant::now();
         let sql = "SELECT character_id, count(*) AS n FROM t GROUP BY character_id ORDER BY n DESC, character_id";
         let groups: Vec<_> = query(sql, &[("t", source)], QueryOptions::default()).await?.try_collect().await?;
-        report(&format!("{:?}, grouped ({} groups)", source.format(), groups.len()), start, count)?;
+        report(&format!("{:?}, grouped ({} groups)", source.format(), groups.len()), start, count);
     }
 
     for name in ["dialogues.jsonl", "dialogues.parquet", "some.csv"] {
@@ -78,10 +78,9 @@ fn dialogue(index: usize) -> Value {
     })
 }
 
-fn report(what: &str, start: Instant, rows: usize) -> Outcome<()> {
+fn report(what: &str, start: Instant, rows: usize) {
     let seconds = start.elapsed().as_secs_f64();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim();
     println!("{what}: {rows} rows in {seconds:.1} s, {:.0} rows/s, peak memory {peak}", rows as f64 / seconds);
-    Ok(())
 }

@@ -103,13 +103,11 @@ impl Seen {
             }
             (Self::Struct(parts), Value::Object(fields)) => {
                 for (position, (name, value)) in fields.iter().enumerate() {
-                    match parts.get(position, name) {
-                        Some(part) => part.add(value).map_err(|conflict| conflict.below(&format!(".{name}")))?,
-                        None => {
-                            *self = Self::Wide;
-                            break;
-                        }
-                    }
+                    let Some(part) = parts.get(position, name) else {
+                        *self = Self::Wide;
+                        break;
+                    };
+                    part.add(value).map_err(|conflict| conflict.below(&format!(".{name}")))?;
                 }
             }
             (Self::Nothing, value) => {
@@ -209,7 +207,6 @@ impl<T: Default> Parts<T> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use serde_json::json;
 

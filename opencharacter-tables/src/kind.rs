@@ -56,6 +56,7 @@ impl Column {
 
 impl Kind {
     /// A list of these.
+    #[must_use]
     pub fn listed(self) -> Self {
         Self::List(Box::new(self))
     }

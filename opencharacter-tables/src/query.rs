@@ -66,8 +66,8 @@ pub async fn query(sql: &str, tables: &[(&str, &Table)], options: QueryOptions) 
     let frame = context.sql_with_options(sql, only_reading).await.map_err(fault)?;
     let mut columns: Vec<&str> = frame.schema().fields().iter().map(|field| field.name().as_str()).collect();
     columns.sort_unstable();
-    if let Some(twice) = columns.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(TableError::Query(format!("two columns are called `{}`; name one with AS", twice[0])));
+    if let Some([twice, ..]) = columns.windows(2).find(|pair| matches!(pair, [first, second] if first == second)) {
+        return Err(TableError::Query(format!("two columns are called `{twice}`; name one with AS")));
     }
     let batches = frame.execute_stream().await.map_err(fault)?.map_err(fault);
     let mut before = 0;
@@ -106,7 +106,7 @@ fn context(options: QueryOptions) -> Result<SessionContext, TableError> {
     Ok(SessionContext::new_with_config_rt(config, runtime))
 }
 
-/// A Parquet file is DataFusion's own to scan: it leaves out row groups and columns that the query does not need.
+/// A Parquet file is `DataFusion`'s own to scan: it leaves out row groups and columns that the query does not need.
 async fn parquet_provider(context: &SessionContext, table: &Table) -> Result<Arc<dyn TableProvider>, TableError> {
     let url = match &table.place {
         Place::Local(path) => {

@@ -286,14 +286,17 @@ fn ending_with_a_fault<T>(
 /// Where `found` cannot stand for `expected`: the path, and both kinds there.
 fn difference<'a>(expected: &'a Kind, found: &'a Kind, path: String) -> Option<(String, &'a Kind, &'a Kind)> {
     match (expected, found) {
-        (Kind::Json, _) | (_, Kind::Null) | (Kind::Float, Kind::Integer | Kind::Unsigned) => None,
-        (Kind::Integer, Kind::Unsigned) | (Kind::Unsigned, Kind::Integer) => None,
+        (Kind::Json, _)
+        | (_, Kind::Null)
+        | (Kind::Float, Kind::Integer | Kind::Unsigned)
+        | (Kind::Integer, Kind::Unsigned)
+        | (Kind::Unsigned, Kind::Integer)
+        | (Kind::Struct(_), Kind::Json) => None,
         (Kind::List(expected), Kind::List(found)) => difference(expected, found, format!("{path}[]")),
         (Kind::Struct(expected), Kind::Struct(found)) => expected.iter().find_map(|part| {
             let found = found.iter().find(|other| other.name == part.name)?;
             difference(&part.kind, &found.kind, format!("{path}.{}", part.name))
         }),
-        (Kind::Struct(_), Kind::Json) => None,
         (expected, found) if expected == found => None,
         (expected, found) => Some((path, expected, found)),
     }

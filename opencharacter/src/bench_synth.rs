@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use opencharacter_core::{Character, Instruction, KeyedRandom, Turn, content_hash};
+use opencharacter_core::{Character, Instruction, KeyedRandom, Turn};
 use opencharacter_remote::mock::{MockCounts, MockEndpoint, MockOptions};
 use serde::Serialize;
 
@@ -32,7 +32,7 @@ pub async fn endpoint(arguments: &BenchEndpointArguments, interrupt: &Interrupt)
         answer: Arc::new(move |body| made_up(&body["messages"].to_string(), words)),
         ..MockOptions::default()
     };
-    let endpoint = MockEndpoint::start_at(options, arguments.port).await.context("the endpoint cannot listen")?;
+    let endpoint = MockEndpoint::start_at(options, arguments.port).context("the endpoint cannot listen")?;
     output::line(&endpoint.base_url())?;
     while interrupt.check().is_ok() {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -11,9 +11,9 @@ pub fn command(command: &LedgerCommand) -> Result<()> {
         LedgerCommand::Verify { ledger, json } => {
             let report = verify(ledger)?;
             if *json {
-                output::json(&report)?
+                output::json(&report)?;
             } else {
-                print_report(&report)?
+                print_report(&report)?;
             }
             if !report.is_sound() {
                 bail!("`{}` is not as it was written", ledger.display());

@@ -159,7 +159,7 @@ struct Product {
 /// Where rows go: into the file, or no further.
 enum Output<T> {
     Sample(Collected<T>),
-    File(DataWriter),
+    File(Box<DataWriter>),
 }
 
 impl<T: Serialize + Sourced> Sink<T> for Output<T> {
@@ -173,7 +173,7 @@ impl<T: Serialize + Sourced> Sink<T> for Output<T> {
     async fn rejected(&mut self, item: RejectedItem) -> Result<(), SynthError> {
         match self {
             Self::Sample(sample) => sample.rejected(item).await,
-            Self::File(writer) => Sink::<T>::rejected(writer, item).await,
+            Self::File(writer) => Sink::<T>::rejected(&mut **writer, item).await,
         }
     }
 }
@@ -252,9 +252,10 @@ impl<'a> Desk<'a> {
         let progress = Stage::new(what, what);
         let show = |event: ProgressEvent| show(&progress, &event);
         let work = self.work(total, &show)?;
-        let mut sink = match self.arguments.dry_run {
-            true => Output::Sample(Collected::default()),
-            false => Output::File(data.writer(product.columns).await?),
+        let mut sink = if self.arguments.dry_run {
+            Output::Sample(Collected::default())
+        } else {
+            Output::File(Box::new(data.writer(product.columns).await?))
         };
         let made = interrupt.guard(run(work, &mut sink)).await;
         self.ledger.flush()?;
@@ -265,7 +266,7 @@ impl<'a> Desk<'a> {
         let Output::File(writer) = sink else {
             return Estimate::new(product.stage, work, &made, work.count.unwrap_or(total)).print(self.arguments.json);
         };
-        let manifest = data.finish(writer, &made, recipe, self.asked()).await?;
+        let manifest = data.finish(*writer, &made, recipe, self.asked()).await?;
         progress.finish(&summary(&made, what));
         self.end(&made, &manifest, what, total)
     }

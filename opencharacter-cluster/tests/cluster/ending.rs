@@ -79,7 +79,9 @@ async fn a_cancelled_run_stops_everywhere_within_a_second() {
     let asking = tokio::spawn(async move { next.generate(request("hello", 0)).await });
     until("the next run's call", || all() == 1).await;
     asking.abort();
-    workers.iter().for_each(|(_, working)| working.abort());
+    for (_, working) in &workers {
+        working.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,5 @@
 //! What needs small segments, or a look inside.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
-
 mod compaction;
 mod damage;
 mod full_disk;

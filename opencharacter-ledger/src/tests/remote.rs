@@ -18,8 +18,12 @@ fn two_caches_share(store: &Arc<dyn ObjectStore>) {
     // The same key twice, with other answers: both machines agree on one of them.
     ledgers[0].append(&accepted(8, "one")).unwrap();
     ledgers[1].append(&accepted(8, "other")).unwrap();
-    ledgers.iter().for_each(|ledger| ledger.flush().unwrap());
-    ledgers.iter().for_each(|ledger| ledger.refresh().unwrap());
+    for ledger in &ledgers {
+        ledger.flush().unwrap();
+    }
+    for ledger in &ledgers {
+        ledger.refresh().unwrap();
+    }
     for ledger in &ledgers {
         assert!((0..8).all(|number| holds(ledger, number)));
         assert_eq!((ledger.len(), calls(ledger)), (9, 10));
@@ -53,7 +57,9 @@ fn what_a_killed_process_did_not_send_is_sent_at_the_next_opening() {
     let last = logs(cache.path()).pop().unwrap();
     let bytes = fs::read(&last).unwrap();
     fs::write(&last, &bytes[..bytes.len() - 1]).unwrap();
-    indexes(cache.path()).iter().for_each(|index| fs::remove_file(index).unwrap());
+    for index in indexes(cache.path()) {
+        fs::remove_file(index).unwrap();
+    }
     let ledger = on(&store, cache.path(), SMALL);
     let elsewhere = tempfile::tempdir().unwrap();
     let other = on(&store, elsewhere.path(), SMALL);

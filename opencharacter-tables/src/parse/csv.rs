@@ -119,7 +119,7 @@ impl CsvParser {
         match result {
             ReadRecordResult::InputEmpty | ReadRecordResult::End => return Ok(true),
             ReadRecordResult::OutputFull if self.output.len() >= self.limit => {
-                self.overflow(too_long(self.limit), rows)
+                self.overflow(too_long(self.limit), rows);
             }
             ReadRecordResult::OutputFull => self.output.resize((2 * self.output.len()).min(self.limit), 0),
             ReadRecordResult::OutputEndsFull if self.ends.len() >= MOST_CELLS => {
@@ -206,7 +206,8 @@ impl Parse for CsvParser {
             bytes = text_start(bytes)?;
             self.started = true;
         }
-        self.odd_quotes ^= bytes.iter().filter(|&&byte| byte == b'"').count() % 2 == 1;
+        // One more part than quotes.
+        self.odd_quotes ^= bytes.split(|&byte| byte == b'"').count() % 2 == 0;
         // The reader takes empty input for the end.
         while !bytes.is_empty() {
             self.step(&mut bytes, rows)?;

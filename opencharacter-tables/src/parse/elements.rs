@@ -52,6 +52,7 @@ impl ElementParser {
     }
 
     /// The state after `byte`.
+    #[expect(clippy::match_same_arms, reason = "the table of transitions is read line by line")]
     fn next(&self, byte: u8) -> Result<State, String> {
         let line = self.line;
         Ok(match (self.state, byte) {

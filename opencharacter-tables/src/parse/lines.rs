@@ -84,7 +84,6 @@ impl Parse for LineParser {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that fails here should stop here")]
 mod tests {
     use super::*;
 

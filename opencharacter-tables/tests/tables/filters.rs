@@ -20,8 +20,10 @@ fn people() -> Vec<Value> {
 
 #[tokio::test]
 async fn a_condition_keeps_the_same_rows_and_numbers_in_every_format() {
+    /// A condition, and which people it is true for.
+    type Case = (&'static str, fn(usize) -> bool);
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&str, fn(usize) -> bool); 7] = [
+    let cases: [Case; 7] = [
         ("age > 30 AND Profession LIKE '%nurse%'", |index| index > 30 && index % 2 == 0),
         ("age BETWEEN 10 AND 12 OR id = 'p2999'", |index| (10..=12).contains(&index) || index == 2999),
         ("\"Profession\" = 'a pilot'", |index| index % 2 == 1),

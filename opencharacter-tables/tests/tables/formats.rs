@@ -1,7 +1,7 @@
 use std::fs;
 
 use opencharacter_core::{
-    Character, Dialogue, Instruction, Message, Persona, PreferencePair, Provenance, Strategy as Made, Turn,
+    Character, Dialogue, Instruction, Message, Persona, PreferencePair, Provenance, SourceNote, Strategy as Made, Turn,
 };
 use opencharacter_tables::{Column, Kind, TableError, WriteOptions, nouns};
 use proptest::{collection::vec, option, prelude::*};
@@ -86,6 +86,7 @@ fn provenance() -> Provenance {
         templates: [("profile".to_owned(), "abc".to_owned())].into(),
         ledger_keys: vec!["key".into()],
         seed: u64::MAX,
+        sources: vec![SourceNote { source: "lamps".into(), license: "MIT".into() }],
         instruction_id: Some("instruction-1".into()),
         specificity: Some(0.1),
     }

@@ -1,5 +1,7 @@
 //! When an answer may stand: whole, in the character's voice, and no echo.
 
+use std::collections::HashSet;
+
 use opencharacter_core::{Character, Completion, FinishReason};
 
 use crate::text::{has_phrase, normalise, repeats_itself, trim_to_sentence, words};
@@ -132,8 +134,9 @@ fn echoes_prompt(answer: &str, system: &str) -> bool {
     if answer.contains("# Persona") || answer.contains("# Character Profile") {
         return true;
     }
-    let answer = normalise(answer);
-    words(system).windows(RUN).any(|run| has_phrase(&answer, &run.join(" ")))
+    let answer = words(answer);
+    let runs: HashSet<&[String]> = answer.windows(RUN).collect();
+    !runs.is_empty() && words(system).windows(RUN).any(|run| runs.contains(run))
 }
 
 #[cfg(test)]

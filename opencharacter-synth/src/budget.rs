@@ -1,6 +1,6 @@
 //! What a stage may use up.
 
-use opencharacter_ledger::Ledger;
+use opencharacter_ledger::{Ledger, LedgerStats};
 use serde::{Deserialize, Serialize};
 
 /// Limits on tokens and money; [`Budget::default`] has none.
@@ -30,9 +30,10 @@ impl Prices {
     }
 }
 
-/// Tokens used, and what they cost.
+/// Calls made, tokens used, and what they cost.
 #[derive(Debug, Clone, Copy)]
 struct Used {
+    calls: usize,
     tokens: usize,
     cost: f64,
 }
@@ -41,45 +42,50 @@ struct Used {
 pub(crate) struct Meter {
     budget: Budget,
     stage: &'static str,
-    /// By all stages before this one began.
+    /// In all stages and sessions before this stage's part of this session began.
     before: Used,
-    /// By this stage's session before it began.
+    /// In this stage's session before that.
     session_before: Used,
 }
 
+/// Items under way while nothing is known of what a call costs.
+const FIRST: usize = 8;
+
 impl Meter {
     pub(crate) fn new(budget: Budget, ledger: &Ledger, stage: &'static str) -> Self {
-        let total = ledger.report().total;
-        let prompt_tokens = total.values().map(|stats| stats.prompt_tokens).sum();
-        let completion_tokens = total.values().map(|stats| stats.completion_tokens).sum();
-        let before = used(budget, prompt_tokens, completion_tokens);
-        Self { budget, stage, before, session_before: session(budget, ledger, stage) }
+        let mut all = LedgerStats::default();
+        for stats in ledger.report().total.values() {
+            all.calls_made += stats.calls_made;
+            all.prompt_tokens += stats.prompt_tokens;
+            all.completion_tokens += stats.completion_tokens;
+        }
+        Self { budget, stage, before: used(budget, &all), session_before: used(budget, &ledger.session(stage)) }
     }
 
-    /// The limit, in words, that another item beside those under way would exceed, if they all cost what an item of
-    /// this session cost so far.
-    pub(crate) fn reached(&self, ledger: &Ledger, done: usize, running: usize) -> Option<String> {
-        if self.budget.max_tokens.is_none() && self.budget.max_cost.is_none() {
+    /// The limit, in words, that another item beside those `running` might exceed, if each of them takes one more call
+    /// and a call costs what calls have cost so far.
+    pub(crate) fn reached(&self, ledger: &Ledger, running: usize) -> Option<String> {
+        let Budget { max_tokens, max_cost, .. } = self.budget;
+        if max_tokens.is_none() && max_cost.is_none() {
             return None;
         }
-        let session = session(self.budget, ledger, self.stage);
-        let tokens = session.tokens - self.session_before.tokens;
-        let cost = session.cost - self.session_before.cost;
-        let expected = |value: f64| value * (1.0 + running as f64 / done.max(1) as f64);
-        let all_tokens = self.before.tokens as f64 + expected(tokens as f64);
-        let all_cost = self.before.cost + expected(cost);
-        if let Some(most) = self.budget.max_tokens.filter(|&most| all_tokens >= most as f64) {
+        let session = used(self.budget, &ledger.session(self.stage));
+        let calls = self.before.calls + session.calls - self.session_before.calls;
+        let tokens = self.before.tokens + session.tokens - self.session_before.tokens;
+        let cost = self.before.cost + session.cost - self.session_before.cost;
+        if calls == 0 {
+            return (running >= FIRST).then(|| "the first calls".to_owned());
+        }
+        let expected = |used: f64| used * (1.0 + running as f64 / calls as f64);
+        if let Some(most) = max_tokens.filter(|&most| expected(tokens as f64) >= most as f64) {
             return Some(format!("the limit of {most} tokens"));
         }
-        self.budget.max_cost.filter(|&most| all_cost >= most).map(|most| format!("the limit of {most} in cost"))
+        max_cost.filter(|&most| expected(cost) >= most).map(|most| format!("the limit of {most} in cost"))
     }
 }
 
-fn used(budget: Budget, prompt_tokens: usize, completion_tokens: usize) -> Used {
-    Used { tokens: prompt_tokens + completion_tokens, cost: budget.prices.cost(prompt_tokens, completion_tokens) }
-}
-
-fn session(budget: Budget, ledger: &Ledger, stage: &str) -> Used {
-    let stats = ledger.session(stage);
-    used(budget, stats.prompt_tokens, stats.completion_tokens)
+fn used(budget: Budget, stats: &LedgerStats) -> Used {
+    let LedgerStats { calls_made, prompt_tokens, completion_tokens, .. } = *stats;
+    let cost = budget.prices.cost(prompt_tokens, completion_tokens);
+    Used { calls: calls_made, tokens: prompt_tokens + completion_tokens, cost }
 }

@@ -20,7 +20,12 @@ pub(crate) fn normalise(text: &str) -> String {
 
 /// Whether the normalised `text` contains the normalised `phrase` as whole words.
 pub(crate) fn has_phrase(text: &str, phrase: &str) -> bool {
-    format!(" {text} ").contains(&format!(" {phrase} "))
+    let space_or_end = |byte: Option<&u8>| byte.is_none_or(|byte| *byte == b' ');
+    let bytes = text.as_bytes();
+    text.match_indices(phrase).any(|(start, found)| {
+        space_or_end(start.checked_sub(1).and_then(|before| bytes.get(before)))
+            && space_or_end(bytes.get(start + found.len()))
+    })
 }
 
 /// Whether `text` has fallen into a loop: some four words in a row occur more than three times.

@@ -233,7 +233,7 @@ where
             if under.count.is_some_and(|count| summary.accepted + running.len() >= count) {
                 break;
             }
-            if let Some(limit) = meter.reached(model.ledger, summary.accepted + summary.rejected, running.len()) {
+            if let Some(limit) = meter.reached(model.ledger, running.len()) {
                 // What is under way may turn out cheaper than it was taken for.
                 if running.is_empty() {
                     summary.stopped_by = Some(limit);

@@ -64,9 +64,11 @@ impl Workspace {
 
     /// The verified embedded model, fetched where it is missing.
     pub fn fetch_model(&self) -> Result<PathBuf> {
-        self.cargo(&["build", "--release", "--package", "opencharacter"])?;
-        let arguments = ["run", "--quiet", "--release", "--package", "opencharacter", "--", "model", "fetch"];
-        let printed = output(&mut self.cargo_command(&arguments))?;
+        // The whole workspace, as the tests do: another selection of packages compiles the heavy dependencies again.
+        self.cargo(&["build", "--release", "--workspace"])?;
+        let mut program = self.command(self.target_path("release/opencharacter"));
+        program.args(["model", "fetch"]);
+        let printed = output(&mut program)?;
         let path = self.root.join(printed.trim());
         if !path.is_file() {
             bail!("`opencharacter model fetch` must print the model's path, it printed `{}`", printed.trim());

@@ -55,6 +55,9 @@ pub struct RemoteStatistics {
     pub window: usize,
 }
 
+/// A window of so few places that still meets refusals is not what is too large: the rate is.
+const FEW_PLACES: usize = 4;
+
 /// Tries of a call whose answers cannot be used.
 const MALFORMED_TRIES: usize = 3;
 
@@ -197,7 +200,10 @@ impl RemoteModel {
             }
             Fault::Overloaded { retry_after, .. } => {
                 place.overloaded(*retry_after);
-                endpoint.pace.overloaded();
+                // As long as there are places to take away, it may only be too much at once.
+                if endpoint.window.size() <= FEW_PLACES {
+                    endpoint.pace.overloaded();
+                }
                 *retry_after
             }
             Fault::Transient(_) => {

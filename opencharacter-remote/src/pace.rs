@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 /// A window of calls at once does not hold back a fast endpoint with a small allowance per minute: a single place can
 /// send hundreds of requests a minute. Two allowances are kept, requests and tokens. Where a reply states its limit
 /// (`x-ratelimit-limit-requests`, `-tokens`), that is the rate. Otherwise, when a good part ([`MANY`]) of what was sent of
-/// late was refused, the rate of requests becomes [`KEPT`] of that, and from then on it grows by [`GAIN`] of it per second
+/// late was refused, the rate of requests becomes [`KEPT`] of what was not, and from then on it grows by [`GAIN`] of it per second
 /// until the next time: additive increase, multiplicative decrease. Fewer refusals are the window's business.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -59,12 +59,12 @@ impl Rate {
     }
 }
 
-/// What is left of a rate that was too much.
+/// What of the answered rate is kept after an overload.
 const KEPT: f64 = 0.8;
 /// What it grows by, per second.
 const GAIN: f64 = 0.1;
 /// The share of refused requests that speaks of a rate.
-const MANY: f64 = 0.3;
+const MANY: f64 = 0.2;
 /// A rate is measured over so long.
 const OBSERVED: Duration = Duration::from_secs(5);
 /// Seconds of a rate that may be sent at once after a rest.
@@ -179,7 +179,8 @@ impl Pace {
             return;
         };
         let seconds = now.duration_since(*first).as_secs_f64().max(1.0);
-        let start = KEPT * state.sent.len() as f64 / seconds;
+        let answered = state.sent.len().saturating_sub(state.refused.len()).max(1);
+        let start = KEPT * answered as f64 / seconds;
         state.requests.rate = Some(Rate::Learned { start, since: now });
         state.requests.level = 0.0;
         state.requests.filled_at = Some(now);

@@ -131,7 +131,9 @@ impl Segments {
         };
         let length = file.metadata().map_err(failed)?.len();
         if is_abandoned && length == 0 {
-            // Its writer is about to take the lock, or was killed before its first record.
+            // Its writer is about to take the lock, or was killed before its first record. An index beside it is of
+            // records that are gone; if it cannot be removed, it is passed over again next time.
+            let _ = std::fs::remove_file(id.index(&self.directory));
             return Ok(());
         }
         let known = self.state().live.get(&id).cloned().unwrap_or_default();

@@ -1,14 +1,27 @@
+use std::sync::{Arc, OnceLock};
+
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
 use crate::{Character, content_hash, hex};
 
 /// A prompt text with `{{ placeholders }}` (Jinja), named and hashed so that rows can say which text made them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PromptTemplate {
     name: String,
     source: String,
+    /// Made once, shared by clones: parsing takes several times as long as filling in.
+    compiled: Arc<OnceLock<Environment<'static>>>,
+    hash: Arc<OnceLock<String>>,
 }
+
+impl PartialEq for PromptTemplate {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && self.source == other.source
+    }
+}
+
+impl Eq for PromptTemplate {}
 
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +34,7 @@ pub struct PromptError {
 impl PromptTemplate {
     /// A template; its syntax and the names of its variables are checked when it is rendered.
     pub fn new(name: impl Into<String>, source: impl Into<String>) -> Self {
-        Self { name: name.into(), source: source.into() }
+        Self { name: name.into(), source: source.into(), compiled: Arc::default(), hash: Arc::default() }
     }
 
     /// The template's name: its file name without the ending.
@@ -36,18 +49,30 @@ impl PromptTemplate {
 
     /// The first 16 hexadecimal digits of the text's SHA-256.
     pub fn hash(&self) -> String {
-        hex(&content_hash(&[&self.source])[..8])
+        self.hash.get_or_init(|| hex(&content_hash(&[&self.source])[..8])).clone()
     }
 
     /// The text with `context` filled in, trimmed. An unknown placeholder is an error, never an empty string.
     pub fn render(&self, context: impl Serialize) -> Result<String, PromptError> {
         let fail = |reason| PromptError { name: self.name.clone(), reason };
+        let environment = match self.compiled.get() {
+            Some(environment) => environment,
+            None => {
+                let environment = self.compile().map_err(fail)?;
+                self.compiled.get_or_init(|| environment)
+            }
+        };
+        let template = environment.get_template(&self.name).map_err(fail)?;
+        let text = template.render(Serde(context)).map_err(fail)?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn compile(&self) -> Result<Environment<'static>, minijinja::Error> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(fail)?;
-        environment.set_syntax(syntax);
-        let text = environment.render_named_str(&self.name, &self.source, Serde(context)).map_err(fail)?;
-        Ok(text.trim().to_owned())
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.add_template_owned(self.name.clone(), self.source.clone())?;
+        Ok(environment)
     }
 }
 

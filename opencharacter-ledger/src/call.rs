@@ -18,6 +18,8 @@ pub struct LedgeredModel<'a> {
     /// Whether requests are sent again that the model refused before. Without it, they are answered by the recorded
     /// refusal.
     pub retry_refused: bool,
+    /// Whether only recorded answers count: what is not recorded is [`CallError::NotRecorded`], and no call is made.
+    pub recorded_only: bool,
 }
 
 /// Why a call gave nothing to use.
@@ -34,6 +36,9 @@ pub enum CallError {
     /// There is no answer; the failure is recorded and never taken for a result.
     #[error(transparent)]
     Failed(#[from] GenerateError),
+    /// The answer is not recorded, and no call may be made.
+    #[error("no answer is recorded, and no more calls may be made")]
+    NotRecorded,
     /// The ledger cannot record or be read. Stop: an unrecorded answer would be paid for again.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -50,7 +55,7 @@ struct Errand<'a> {
 impl<'a> LedgeredModel<'a> {
     /// A model reached through `ledger`, that is not asked again for what it refused.
     pub fn new(model: &'a dyn Generate, ledger: &'a Ledger) -> Self {
-        Self { model, ledger, retry_refused: false }
+        Self { model, ledger, retry_refused: false, recorded_only: false }
     }
 
     /// An answer that passes `check`, and its key: from the ledger if it is there, else from the model.
@@ -75,6 +80,9 @@ impl<'a> LedgeredModel<'a> {
         if let Some(outcome) = self.known(errand)? {
             return self.judge_again(errand, &outcome, check);
         }
+        if self.recorded_only {
+            return Err(CallError::NotRecorded);
+        }
         let started = Instant::now();
         let answer = self.model.generate(request).await;
         let seconds = started.elapsed().as_secs_f64();
@@ -96,6 +104,9 @@ impl<'a> LedgeredModel<'a> {
         let _flight = self.ledger.fly(key).await;
         if let Some(Outcome::Scored { score }) = self.known(errand)? {
             return Ok((score, key));
+        }
+        if self.recorded_only {
+            return Err(CallError::NotRecorded);
         }
         let started = Instant::now();
         let answer = self.model.score(request).await;
@@ -190,7 +201,7 @@ impl Recorded<'_> {
         match error {
             CallError::Failed(error) => error,
             CallError::Rejected { reason, .. } => GenerateError::Refused { reason },
-            CallError::Ledger(error) => GenerateError::Unavailable {
+            error @ (CallError::NotRecorded | CallError::Ledger(_)) => GenerateError::Unavailable {
                 model: self.model.model.fingerprint().to_owned(),
                 reason: error.to_string(),
             },

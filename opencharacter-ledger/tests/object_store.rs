@@ -1,7 +1,6 @@
 //! A ledger on a real S3-compatible server.
 //!
-//! Give the address in `LEDGER_TEST_LOCATION` (`s3://BUCKET/KEY`, an existing bucket, a key that is not used) and the
-//! settings as `AWS_*` variables; then `cargo test -p opencharacter-ledger --test object_store -- --ignored`.
+//! `cargo xtask stores` starts one and names a bucket in `OPENCHARACTER_TEST_BUCKET`.
 
 use opencharacter_core::{Score, ScoreRequest};
 use opencharacter_ledger::{CallKey, Ledger, Outcome, Record, verify};
@@ -24,7 +23,8 @@ fn record(number: usize) -> Record {
 #[test]
 #[ignore = "needs an S3-compatible server"]
 fn two_machines_share_a_bucket() {
-    let location: Location = std::env::var("LEDGER_TEST_LOCATION").unwrap().parse().unwrap();
+    let bucket = std::env::var("OPENCHARACTER_TEST_BUCKET").unwrap();
+    let location: Location = format!("{bucket}/ledger").parse().unwrap();
     let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let open = |cache: usize| Ledger::open_at(&location, caches[cache].path()).unwrap();
     let (first, second) = (open(0), open(1));

@@ -1,10 +1,11 @@
 //! When an answer may stand: whole, in the character's voice, and no echo.
 
-use std::collections::HashSet;
+use std::sync::LazyLock;
 
+use aho_corasick::AhoCorasick;
 use opencharacter_core::{Character, Completion, FinishReason};
 
-use crate::text::{has_phrase, normalise, repeats_itself, trim_to_sentence, words};
+use crate::text::{has_phrase, normalise, repeats, share_run, trim_to_sentence, words};
 
 /// What an answer is checked against.
 pub(crate) struct AnswerCheck<'a> {
@@ -31,16 +32,17 @@ impl AnswerCheck<'_> {
                 FinishReason::Length => "cut off: no whole sentence within `max_tokens`".into(),
             });
         }
-        if let Some(phrase) = break_of_character(text, self.question, self.character) {
+        let question = normalise(self.question);
+        if let Some(phrase) = breaking_phrase(&normal, &question, self.character) {
             return Err(format!("breaks character: `{phrase}`"));
         }
-        if repeats_itself(text) {
+        if repeats(&normal) {
             return Err("degenerate repetition".into());
         }
-        if echoes_question(&normal, &normalise(self.question)) {
+        if echoes_question(&normal, &question) {
             return Err("echoes the question".into());
         }
-        if echoes_prompt(text, self.system) {
+        if echoes_prompt(text, &normal, self.system) {
             return Err("echoes the prompt".into());
         }
         if self.source_answer.is_some_and(|source| normalise(source) == normal) {
@@ -111,12 +113,32 @@ const MACHINES: [&str; 7] = ["ai", "robot", "android", "chatbot", "computer", "c
 ///
 /// A character that is a machine may say so; a word that the question brought up may be repeated.
 pub fn break_of_character(answer: &str, question: &str, character: &Character) -> Option<&'static str> {
-    let answer = normalise(answer);
-    let question = normalise(question);
-    let is_machine = words(&character.persona).iter().any(|word| MACHINES.contains(&word.as_str()));
-    let voice = ASSISTANT_VOICE.iter().filter(|_| !is_machine);
-    let giveaways = GIVEAWAYS.iter().filter(|phrase| !has_phrase(&question, phrase));
-    voice.chain(&REFUSALS).chain(giveaways).find(|phrase| has_phrase(&answer, phrase)).copied()
+    breaking_phrase(&normalise(answer), &normalise(question), character)
+}
+
+/// [`break_of_character`] for texts that are normalised.
+fn breaking_phrase(answer: &str, question: &str, character: &Character) -> Option<&'static str> {
+    // All at once: nearly every answer has none of them, and is looked through once to know it.
+    static SEARCH: LazyLock<Option<AhoCorasick>> = LazyLock::new(|| AhoCorasick::new(all_phrases()).ok());
+    let may_say = |phrase: &&'static str| {
+        if ASSISTANT_VOICE.contains(phrase) {
+            words(&character.persona).iter().any(|word| MACHINES.contains(&word.as_str()))
+        } else {
+            GIVEAWAYS.contains(phrase) && has_phrase(question, phrase)
+        }
+    };
+    let mut found: Vec<usize> = match &*SEARCH {
+        Some(search) => search.find_overlapping_iter(answer).map(|found| found.pattern().as_usize()).collect(),
+        None => (0..all_phrases().count()).collect(),
+    };
+    found.sort_unstable();
+    found.dedup();
+    let phrases = found.into_iter().filter_map(|number| all_phrases().nth(number));
+    phrases.filter(|phrase| has_phrase(answer, phrase)).find(|phrase| !may_say(phrase))
+}
+
+fn all_phrases() -> impl Iterator<Item = &'static str> {
+    ASSISTANT_VOICE.into_iter().chain(REFUSALS).chain(GIVEAWAYS)
 }
 
 /// Whether the answer is the question again, or little more. Both are normalised.
@@ -128,15 +150,14 @@ fn echoes_question(answer: &str, question: &str) -> bool {
     long_enough && answer.starts_with(question) && question.len() * 2 > answer.len()
 }
 
-/// Whether twelve words of the prompt in a row stand in the answer, or one of its headings.
-fn echoes_prompt(answer: &str, system: &str) -> bool {
+/// Whether twelve words of the prompt in a row stand in the answer (given as it is and normalised), or one of its
+/// headings.
+fn echoes_prompt(answer: &str, normal: &str, system: &str) -> bool {
     const RUN: usize = 12;
     if answer.contains("# Persona") || answer.contains("# Character Profile") {
         return true;
     }
-    let answer = words(answer);
-    let runs: HashSet<&[String]> = answer.windows(RUN).collect();
-    !runs.is_empty() && words(system).windows(RUN).any(|run| runs.contains(run))
+    share_run(normal, &normalise(system), RUN)
 }
 
 #[cfg(test)]

@@ -142,8 +142,8 @@ pub async fn synthesize_dialogues(
         });
     }
     let items = instructions.flat_map(|instruction| iter(tasks(cast, instruction, options)));
-    let stage = Stage { options, templates, model: work.model, cast };
-    let made = work_unordered(DIALOGUES, work, items, sink, |id, task| async move {
+    let made = work_unordered(DIALOGUES, work, items, sink, |model, id, task| async move {
+        let stage = Stage { options, templates, model, cast };
         match task {
             Task::Dialogue(pairing) => stage.dialogue(&id, pairing).await,
             Task::NothingToRewrite => {
@@ -303,11 +303,9 @@ impl Stage<'_> {
             Strategy::Generate => ["system"].as_slice(),
             Strategy::Rewrite => &["rewrite", "system"],
         };
-        let mut templates = self.templates.hashes();
-        templates.retain(|name, _| used.contains(&name.as_str()));
         Provenance {
             teacher: self.model.model.fingerprint().to_owned(),
-            templates,
+            templates: self.templates.hashes_of(used),
             ledger_keys,
             seed: self.options.seed,
             sources: pairing.sources(),

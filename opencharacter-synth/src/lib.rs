@@ -31,6 +31,7 @@
 mod answer;
 mod budget;
 mod dialogue;
+mod distinct_names;
 mod error;
 mod facts;
 mod import;
@@ -50,6 +51,7 @@ mod write;
 pub use answer::break_of_character;
 pub use budget::{Budget, Prices};
 pub use dialogue::{Cast, DIALOGUES, DialogueOptions, synthesize_dialogues};
+pub use distinct_names::{TakenNames, synthesize_distinct_profiles};
 pub use error::SynthError;
 pub use facts::PersonaFacts;
 pub use import::ImportedDialogue;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    PersonaFacts, Sink, Summary, SynthError, Templates, Work, WorkError, Worked,
+    PersonaFacts, Sink, Summary, SynthError, TakenNames, Templates, Work, WorkError, Worked,
     facts::{Gender, gender_of_noun},
     text::{has_phrase, nearly_equal, normalise, repeats_itself, trim_to_sentence, words},
     work::refused_or,
@@ -29,6 +29,8 @@ pub struct ProfileOptions {
     pub sampling: Sampling,
     /// The recipe's seed.
     pub seed: u64,
+    /// Names that a character may not have.
+    pub taken_names: TakenNames,
 }
 
 impl Default for ProfileOptions {
@@ -41,7 +43,7 @@ impl Default for ProfileOptions {
             max_tokens: 600,
             ..Sampling::default()
         };
-        Self { attempts: 4, sampling, seed: 0 }
+        Self { attempts: 4, sampling, seed: 0, taken_names: TakenNames::default() }
     }
 }
 
@@ -77,8 +79,8 @@ pub async fn synthesize_profiles(
         return Err(SynthError::Option { option: "`attempts`", reason: "expected at least 1".into() });
     }
     let items = personas.map(|persona| persona.map(|persona| (persona.character_id.clone(), persona)));
-    let model = work.model;
-    work_unordered(PROFILES, work, items, sink, |_, persona| one_profile(persona, options, templates, model)).await
+    work_unordered(PROFILES, work, items, sink, |model, _, persona| one_profile(persona, options, templates, model))
+        .await
 }
 
 async fn one_profile(
@@ -88,8 +90,9 @@ async fn one_profile(
     model: LedgeredModel<'_>,
 ) -> Result<Worked<Character>, WorkError> {
     let facts = PersonaFacts::of(&persona.persona);
-    let hints = Hints::draw(options.seed, &persona.character_id, &persona.persona, &facts);
-    let prompt = render_prompt(&persona, &facts, &hints, templates)?;
+    let taken = options.taken_names.of(&persona.character_id);
+    let hints = Hints::draw(options.seed, &persona, taken.len(), &facts);
+    let prompt = render_prompt(&persona, &facts, &hints, taken, templates)?;
     let schema = schema_with_hints(&facts, Some(&hints));
     let mut reasons = Vec::new();
     for attempt in 0..options.attempts {
@@ -109,6 +112,7 @@ async fn one_profile(
             let profile = parse_profile(completion)?;
             check_profile(&persona.persona, &facts, &profile)?;
             check_copies(&prompt, &persona.persona, &facts, &profile)?;
+            check_taken(taken, &profile.name)?;
             Ok(profile)
         };
         match model.complete(PROFILES, &persona.character_id, request, check).await {
@@ -152,9 +156,12 @@ struct Hints {
 }
 
 impl Hints {
-    fn draw(seed: u64, character_id: &str, persona: &str, facts: &PersonaFacts) -> Self {
+    /// Other letters for a character whose names were taken so many times.
+    fn draw(seed: u64, persona: &Persona, times_taken: usize, facts: &PersonaFacts) -> Self {
         const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPRSTVWYZ";
-        let mut random = KeyedRandom::new(seed, &["name", character_id]);
+        let again = times_taken.to_string();
+        let keys = ["name", &persona.character_id, &again];
+        let mut random = KeyedRandom::new(seed, if times_taken == 0 { &keys[..2] } else { &keys });
         let mut letters = |count| {
             let mut drawn: Vec<char> =
                 random.sample(LETTERS.len(), count).into_iter().map(|index| char::from(LETTERS[index])).collect();
@@ -164,7 +171,7 @@ impl Hints {
         let (first, last) = (letters(7), letters(12));
         let drawn = if random.below(2) == 0 { Gender::Female } else { Gender::Male };
         // A stated name has a gender of its own, and a ghost may have none.
-        let gender = only_pronoun(persona).or((!facts.beyond_human && facts.name.is_none()).then_some(drawn));
+        let gender = only_pronoun(&persona.persona).or((!facts.beyond_human && facts.name.is_none()).then_some(drawn));
         Self { first, last, gender }
     }
 }
@@ -184,6 +191,7 @@ fn render_prompt(
     persona: &Persona,
     facts: &PersonaFacts,
     hints: &Hints,
+    taken_names: &[String],
     templates: &Templates,
 ) -> Result<String, SynthError> {
     #[derive(Serialize)]
@@ -191,6 +199,7 @@ fn render_prompt(
         persona: &'a str,
         known: Vec<String>,
         name_letters: String,
+        taken_names: &'a [String],
     }
     let letters: Vec<String> = hints.first.chars().map(String::from).collect();
     let name_letters = if facts.name.is_some() { String::new() } else { letters.join(", ") };
@@ -198,6 +207,7 @@ fn render_prompt(
         persona: &persona.persona,
         known: known(facts, hints),
         name_letters,
+        taken_names,
     })?)
 }
 
@@ -474,6 +484,14 @@ fn check_copies(prompt: &str, persona: &str, facts: &PersonaFacts, profile: &Pro
     Ok(())
 }
 
+fn check_taken(taken: &[String], name: &str) -> Result<(), String> {
+    let normal = normalise(name);
+    if taken.iter().any(|taken| normalise(taken) == normal) {
+        return Err(format!("taken name: `{name}`"));
+    }
+    Ok(())
+}
+
 /// The gender field against the pronouns of the long fields, where these clearly lean one way.
 fn check_pronouns(profile: &Profile) -> Result<(), String> {
     let (mut feminine, mut masculine) = (0_usize, 0_usize);
@@ -591,11 +609,15 @@ mod tests {
 
     #[test]
     fn name_letters_differ_between_personas() {
-        let persona = "A plumber";
-        let letters = |id| Hints::draw(1, id, persona, &PersonaFacts::of(persona)).first;
-        assert_eq!(letters("a"), letters("a"));
-        assert_ne!(letters("a"), letters("b"));
-        assert_eq!(letters("a").len(), 7);
+        let text = "A plumber";
+        let letters = |id: &str, times_taken| {
+            let persona = Persona { character_id: id.into(), ..Persona::new(text, "", "") };
+            Hints::draw(1, &persona, times_taken, &PersonaFacts::of(text)).first
+        };
+        assert_eq!(letters("a", 0), letters("a", 0));
+        assert_ne!(letters("a", 0), letters("b", 0));
+        assert_ne!(letters("a", 0), letters("a", 1));
+        assert_eq!(letters("a", 0).len(), 7);
     }
 
     #[test]

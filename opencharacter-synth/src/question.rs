@@ -68,7 +68,6 @@ pub async fn synthesize_questions(
             return Err(SynthError::Option { option, reason: "expected at least 1".into() });
         }
     }
-    let model = work.model;
     let items = personas.flat_map(|persona| {
         let tasks: Vec<_> = match persona {
             Ok(persona) => (0..options.per_persona)
@@ -78,7 +77,7 @@ pub async fn synthesize_questions(
         };
         futures_util::stream::iter(tasks)
     });
-    work_unordered(QUESTIONS, work, items, sink, |id, (persona, number)| async move {
+    work_unordered(QUESTIONS, work, items, sink, |model, id, (persona, number)| async move {
         one_question(&id, persona, number, options, templates, model).await
     })
     .await

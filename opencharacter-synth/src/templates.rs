@@ -10,11 +10,15 @@ use crate::SynthError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Templates {
     /// Asks for a profile. Placeholders: `persona`; `known`, a list of sentences with facts the persona states;
-    /// `name_letters`, letters to begin the name with, empty where the persona states a name.
+    /// `name_letters`, letters to begin the name with, empty where the persona states a name; `taken_names`, a list of
+    /// names that others have, usually empty.
     pub profile: PromptTemplate,
     /// Asks for a question that a person might ask. Placeholders: `persona`; `number`, from 1: the how-manieth of the
     /// same person.
     pub question: PromptTemplate,
+    /// Asks a judge how well a dialogue fits its character. Placeholders: `persona`, `profile` and `name`; `messages`, a
+    /// list with `role` and `content`.
+    pub judge: PromptTemplate,
     /// Asks to rewrite an answer in a character's voice (-R). Placeholders: `persona`, `profile` and `name`;
     /// `history`, a list of earlier turns with `user` and `answer`; `question`; `answer`, the plain one.
     pub rewrite: PromptTemplate,
@@ -22,13 +26,14 @@ pub struct Templates {
     pub system: SystemPrompt,
 }
 
-const NAMES: [&str; 4] = ["profile", "question", "rewrite", "system"];
+const NAMES: [&str; 5] = ["profile", "question", "judge", "rewrite", "system"];
 
 impl Default for Templates {
     fn default() -> Self {
         Self {
             profile: PromptTemplate::new("profile", include_str!("../templates/profile.jinja")),
             question: PromptTemplate::new("question", include_str!("../templates/question.jinja")),
+            judge: PromptTemplate::new("judge", include_str!("../templates/judge.jinja")),
             rewrite: PromptTemplate::new("rewrite", include_str!("../templates/rewrite.jinja")),
             system: SystemPrompt::default(),
         }
@@ -36,8 +41,8 @@ impl Default for Templates {
 }
 
 impl Templates {
-    /// The built-in templates, with those of the files `profile.jinja`, `question.jinja`, `rewrite.jinja` and `system.jinja` in
-    /// `directory` that exist in their place. Files whose name begins with a dot are ignored.
+    /// The built-in templates, with those of the files `profile.jinja`, `question.jinja`, `judge.jinja`, `rewrite.jinja`
+    /// and `system.jinja` in `directory` that exist in their place. Files whose name begins with a dot are ignored.
     ///
     /// # Errors
     /// [`SynthError::UnknownTemplate`] for any other file, so that a misspelt name is not silently without effect;
@@ -56,6 +61,7 @@ impl Templates {
             match file_name.strip_suffix(".jinja") {
                 Some("profile") => templates.profile = PromptTemplate::new("profile", source()?),
                 Some("question") => templates.question = PromptTemplate::new("question", source()?),
+                Some("judge") => templates.judge = PromptTemplate::new("judge", source()?),
                 Some("rewrite") => templates.rewrite = PromptTemplate::new("rewrite", source()?),
                 Some("system") => templates.system = SystemPrompt::new(source()?),
                 _ => {
@@ -89,7 +95,14 @@ impl Templates {
         self.all().iter().map(|template| (template.name().to_owned(), template.hash())).collect()
     }
 
-    fn all(&self) -> [&PromptTemplate; 4] {
-        [&self.profile, &self.question, &self.rewrite, self.system.template()]
+    /// The same of those that are named.
+    pub fn hashes_of(&self, names: &[&str]) -> BTreeMap<String, String> {
+        let mut hashes = self.hashes();
+        hashes.retain(|name, _| names.contains(&name.as_str()));
+        hashes
+    }
+
+    fn all(&self) -> [&PromptTemplate; 5] {
+        [&self.profile, &self.question, &self.judge, &self.rewrite, self.system.template()]
     }
 }

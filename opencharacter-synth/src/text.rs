@@ -2,20 +2,33 @@
 
 /// The lower-case words of `text`, punctuation left out, an apostrophe within a word kept as `'`.
 pub(crate) fn words(text: &str) -> Vec<String> {
-    text.split(|character: char| !(character.is_alphanumeric() || is_apostrophe(character)))
-        .map(|word| word.trim_matches(is_apostrophe))
-        .filter(|word| !word.is_empty())
-        .map(|word| word.to_lowercase().replace('’', "'"))
-        .collect()
+    normalise(text).split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn is_apostrophe(character: char) -> bool {
     matches!(character, '\'' | '’')
 }
 
-/// `text` with case, punctuation and spacing levelled, for comparing.
+/// `text` with case, punctuation and spacing levelled, for comparing: [`words`] with one space between.
 pub(crate) fn normalise(text: &str) -> String {
-    words(text).join(" ")
+    let mut normal = String::with_capacity(text.len());
+    let pieces = text.split(|character: char| !(character.is_alphanumeric() || is_apostrophe(character)));
+    for word in pieces.map(|piece| piece.trim_matches(is_apostrophe)).filter(|word| !word.is_empty()) {
+        if !normal.is_empty() {
+            normal.push(' ');
+        }
+        push_lower(&mut normal, word);
+    }
+    normal
+}
+
+fn push_lower(normal: &mut String, word: &str) {
+    if word.is_ascii() {
+        normal.extend(word.bytes().map(|byte| char::from(byte.to_ascii_lowercase())));
+    } else {
+        // Not letter by letter: a final sigma depends on its place.
+        normal.push_str(&word.to_lowercase().replace('’', "'"));
+    }
 }
 
 /// Whether the normalised `text` contains the normalised `phrase` as whole words.
@@ -30,13 +43,34 @@ pub(crate) fn has_phrase(text: &str, phrase: &str) -> bool {
 
 /// Whether `text` has fallen into a loop: some four words in a row occur more than three times.
 pub fn repeats_itself(text: &str) -> bool {
-    let words = words(text);
-    let mut counts = std::collections::HashMap::new();
-    words.windows(4).any(|window| {
-        let count = counts.entry(window).or_insert(0_usize);
-        *count += 1;
-        *count > 3
-    })
+    repeats(&normalise(text))
+}
+
+/// [`repeats_itself`] for a text that is normalised.
+pub(crate) fn repeats(normal: &str) -> bool {
+    let mut runs = runs(normal, 4);
+    runs.sort_unstable();
+    runs.windows(4).any(|same| same[0] == same[3])
+}
+
+/// Whether `count` words in a row stand in both texts, which are normalised.
+pub(crate) fn share_run(first: &str, second: &str, count: usize) -> bool {
+    let mut known = runs(first, count);
+    known.sort_unstable();
+    !known.is_empty() && runs(second, count).iter().any(|run| known.binary_search(run).is_ok())
+}
+
+/// A hash of every `count` words in a row of a normalised text. Every answer is looked through for runs, against all of
+/// its prompt: hashing the words once, and the runs from their words, is a tenth of hashing each run's text.
+fn runs(normal: &str, count: usize) -> Vec<u64> {
+    let hash = |word: &str| word.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| step(hash, u64::from(byte)));
+    let words: Vec<u64> = normal.split(' ').map(hash).collect();
+    words.windows(count).map(|run| run.iter().fold(0_u64, |hash, &word| step(hash.rotate_left(5), word))).collect()
+}
+
+/// FNV-1a's, but of any width.
+fn step(hash: u64, part: u64) -> u64 {
+    (hash ^ part).wrapping_mul(0x0000_0100_0000_01B3)
 }
 
 /// `text` up to the end of its last whole sentence, closing quotes included; empty if no sentence ends.
@@ -91,6 +125,16 @@ mod tests {
     fn loops_are_found() {
         assert!(repeats_itself(&"I like the sea. ".repeat(4)));
         assert!(!repeats_itself(&"I like the sea. ".repeat(3)));
+        assert!(!repeats_itself("") && !repeats_itself("Sea sea sea."));
+    }
+
+    #[test]
+    fn common_runs_are_found() {
+        let text = "the lamp burns over the quiet harbour all night";
+        assert!(share_run("she said the lamp burns over the sea", text, 5));
+        assert!(!share_run("she said the lamp burns over the sea", text, 6));
+        assert!(!share_run("over the lamp burns the", text, 5), "the order counts");
+        assert!(!share_run("", text, 1) && !share_run(text, "lamp", 2));
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! The work loop: a bounded number of items at a time, finished in any order, handed on in the order given.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{collections::BTreeMap, future::Future};
 
 use futures_util::{
     Stream, StreamExt as _,
@@ -199,7 +195,8 @@ impl Summary {
 /// Memory does not grow with the number of items: they are taken one by one, and what is finished before its turn
 /// waits on disk when it becomes much. With `count`, no item is begun that might not be needed: as many are under way
 /// as rows are still missing, so that those who end up accepted are the first so many in the order of the items,
-/// whatever the order of arrival.
+/// whatever the order of arrival. At a limit of the budget no more calls are made; items whose calls are all recorded
+/// still become rows, up to the first that needs another.
 ///
 /// When the model is gone ([`GenerateError::Unavailable`], [`GenerateError::Unsupported`]) or an item cannot be read,
 /// no further item is begun; those under way are brought to their end, because their calls are paid for. Dropping the
@@ -213,7 +210,7 @@ pub async fn work_unordered<'a, I, T, F>(
     under: Work<'a>,
     items: impl Stream<Item = Result<(String, I), SynthError>>,
     sink: &mut impl Sink<T>,
-    work: impl Fn(String, I) -> F,
+    work: impl Fn(LedgeredModel<'a>, String, I) -> F,
 ) -> Result<Summary, SynthError>
 where
     T: Serialize + DeserializeOwned,
@@ -226,31 +223,32 @@ where
     let mut reorder = Reorder::new();
     let mut summary = Summary::default();
     let meter = Meter::new(under.budget, model.ledger, stage);
-    let stopping = AtomicBool::new(false);
+    let mut spent = None;
+    let mut stopping = false;
     let mut failure = None;
     loop {
-        while running.len() < most && !stopping.load(Ordering::Relaxed) {
+        while running.len() < most && !stopping {
             if under.count.is_some_and(|count| summary.accepted + running.len() >= count) {
                 break;
             }
-            if let Some(limit) = meter.reached(model.ledger, running.len()) {
-                // What is under way may turn out cheaper than it was taken for.
-                if running.is_empty() {
-                    summary.stopped_by = Some(limit);
-                    stopping.store(true, Ordering::Relaxed);
-                }
+            let limit = meter.reached(model.ledger, running.len());
+            // What is under way may turn out cheaper than it was taken for.
+            if limit.is_some() && !running.is_empty() {
                 break;
             }
             match items.next().await {
                 Some((index, Ok((id, item)))) => {
-                    let worked = work(id.clone(), item);
+                    // What is recorded costs nothing, whatever the limit.
+                    let model = LedgeredModel { recorded_only: limit.is_some(), ..model };
+                    spent = limit;
+                    let worked = work(model, id.clone(), item);
                     running.push(async move { (index, id, worked.await) });
                 }
                 Some((_, Err(error))) => {
                     failure.get_or_insert(error);
-                    stopping.store(true, Ordering::Relaxed);
+                    stopping = true;
                 }
-                None => stopping.store(true, Ordering::Relaxed),
+                None => stopping = true,
             }
         }
         let Some((index, id, result)) = running.next().await else { break };
@@ -259,10 +257,15 @@ where
             Err(WorkError::Synth(error)) => return Err(error),
             Err(WorkError::Call(CallError::Ledger(error))) => return Err(error.into()),
             Err(WorkError::Call(CallError::Rejected { reason, .. })) => Worked::rejected(vec![reason]),
+            Err(WorkError::Call(CallError::NotRecorded)) => {
+                summary.stopped_by = spent.take();
+                stopping = true;
+                continue;
+            }
             Err(WorkError::Call(CallError::Failed(error))) => match no_answer(error, Vec::new()) {
                 Ok(worked) => worked,
                 Err(source) => {
-                    stopping.store(true, Ordering::Relaxed);
+                    stopping = true;
                     let done = summary.accepted + summary.rejected;
                     failure.get_or_insert(SynthError::Stopped { stage, done, total: under.total.max(done), source });
                     continue;

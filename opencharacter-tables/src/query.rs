@@ -27,6 +27,9 @@ use crate::{
 /// Memory that makes one more partition worth while, in bytes.
 const PARTITION_MEMORY: usize = 128 << 20;
 
+/// Below this, in bytes, batches are made smaller.
+const SMALL_MEMORY: usize = 256 << 20;
+
 /// What a query may use.
 #[derive(Debug, Clone)]
 pub struct QueryOptions {
@@ -99,7 +102,8 @@ fn context(options: QueryOptions) -> Result<SessionContext, TableError> {
     let partitions = std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(2, most);
     let config = session::config()
         .with_target_partitions(partitions)
-        .with_batch_size(1024)
+        // What is merged holds a batch of each piece that was moved to disk, and nothing else may be left over for them.
+        .with_batch_size(if options.memory < SMALL_MEMORY { 256 } else { 1024 })
         // Kept back from each sort so that it can merge what it moved to disk.
         .with_sort_spill_reservation_bytes((options.memory / (16 * partitions)).min(10 << 20))
         .set_bool("datafusion.optimizer.prefer_hash_join", false);

@@ -9,7 +9,7 @@ use opencharacter_storage::Location;
 use opencharacter_tables::{ReadOptions, Table};
 use serde_json::{Value, json};
 
-use crate::{cli::ExplainArguments, output};
+use crate::{cli::ExplainArguments, ledgers, output};
 
 /// The fields that rows are known by.
 const IDS: [&str; 4] = ["dialogue_id", "character_id", "instruction_id", "pair_id"];
@@ -23,15 +23,15 @@ pub async fn command(arguments: &ExplainArguments) -> Result<()> {
         Some(text) => serde_json::from_slice(&text)?,
         None => Value::Null,
     };
-    let ledger = arguments.ledger.clone().or_else(|| beside(&arguments.data));
+    let ledger = arguments.ledger.clone().or_else(|| beside(&arguments.data).map(Location::Local));
     let calls = match &ledger {
-        Some(folder) => calls(folder, &row)?,
+        Some(location) => calls(&ledgers::folder(location)?, &row)?,
         None => Vec::new(),
     };
     let chain = json!({
         "row": row,
         "calls": calls,
-        "ledger": ledger.as_ref().map(|folder| folder.display().to_string()),
+        "ledger": ledger.as_ref().map(ToString::to_string),
         "recipe_hash": manifest["recipe_hash"],
         "recipe": manifest["recipe"],
     });

@@ -86,7 +86,7 @@ pub struct Scanned {
 
 impl Scanned {
     /// Its rows again, one by one.
-    pub async fn stream<T: FromRow>(&self) -> Result<impl Stream<Item = Result<T, SynthError>>> {
+    pub async fn stream<T: FromRow>(&self) -> Result<impl Stream<Item = Result<T, SynthError>>, SynthError> {
         let stream = self.input.source.stream::<T>().await?;
         Ok(stream.filter_map(async |read| match read {
             Ok(Read::Row(row)) => {

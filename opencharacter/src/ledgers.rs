@@ -1,27 +1,55 @@
-//! `ledger`.
+//! Where ledgers are, and `ledger`.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
 use opencharacter_ledger::{Ledger, RecordFilter, StageStats, VerifyReport, show, stats, verify};
+use opencharacter_storage::Location;
 
-use crate::{cli::LedgerCommand, output};
+use crate::{cli::LedgerCommand, model_source, output};
+
+/// Opens a ledger, here or in an object store.
+pub fn open(location: &Location) -> Result<Ledger> {
+    Ok(Ledger::open_at(location, copy_of(location)?)?)
+}
+
+/// The folder in which a ledger can be read: its own, or the copy on this machine of one in an object store.
+pub fn folder(location: &Location) -> Result<PathBuf> {
+    if let Some(folder) = location.local() {
+        return Ok(folder.to_owned());
+    }
+    // Opening brings the copy up to date.
+    open(location)?.close()?;
+    copy_of(location)
+}
+
+/// Of a ledger in an object store: what of it is on this machine, and what was not sent yet when a process was killed.
+fn copy_of(location: &Location) -> Result<PathBuf> {
+    if let Some(folder) = location.local() {
+        return Ok(folder.to_owned());
+    }
+    let name = opencharacter_core::short_id("ledger", &[&location.to_string()]);
+    let cache = model_source::cache_folder().context("a ledger in an object store needs a folder for its copy")?;
+    Ok(cache.join("ledgers").join(name))
+}
 
 /// `opencharacter ledger`
 pub fn command(command: &LedgerCommand) -> Result<()> {
     match command {
         LedgerCommand::Verify { ledger, json } => {
-            let report = verify(ledger)?;
+            let report = verify(folder(ledger)?)?;
             if *json {
                 output::json(&report)?;
             } else {
                 print_report(&report)?;
             }
             if !report.is_sound() {
-                bail!("`{}` is not as it was written", ledger.display());
+                bail!("`{ledger}` is not as it was written");
             }
             Ok(())
         }
         LedgerCommand::Stats { ledger, json } => {
-            let stages = stats(ledger)?;
+            let stages = stats(folder(ledger)?)?;
             if *json {
                 return output::json(&stages);
             }
@@ -34,10 +62,13 @@ pub fn command(command: &LedgerCommand) -> Result<()> {
                 (_, _, Some(stage)) => RecordFilter::Stage(stage.clone()),
                 (None, None, None) => RecordFilter::All,
             };
-            show(ledger, filter)?.try_for_each(|record| output::json(&record?))
+            show(folder(ledger)?, filter)?.try_for_each(|record| output::json(&record?))
         }
         LedgerCommand::Compact { ledger } => {
-            let report = Ledger::compact(ledger)?;
+            let Some(folder) = ledger.local() else {
+                bail!("`{ledger}` is in an object store, where others may be writing: it cannot be compacted");
+            };
+            let report = Ledger::compact(folder)?;
             output::json(&report)
         }
     }

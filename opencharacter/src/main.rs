@@ -22,9 +22,11 @@ mod ledgers;
 mod model_recipe;
 mod model_source;
 mod models;
+mod nobody;
 mod output;
 mod pairing;
 mod progress;
+mod querying;
 mod recipe;
 mod run;
 mod run_folder;
@@ -81,6 +83,9 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
         Command::Instructions(arguments) => synthesis::instructions(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
+        Command::Filter(arguments) => synthesis::filter(&arguments, &interrupt).await,
+        Command::Query(arguments) => querying::command(&arguments, &interrupt).await,
+        Command::Split(arguments) => data_quality::split(&arguments).await,
         Command::Deduplicate(arguments) => data_quality::deduplicate(&arguments).await,
         Command::Decontaminate(arguments) => data_quality::decontaminate(&arguments).await,
         Command::Quality(arguments) => data_quality::quality(&arguments).await,

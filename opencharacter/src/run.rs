@@ -20,7 +20,6 @@ use opencharacter_eval::{
 };
 use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
-use opencharacter_similarity::Similarity;
 use opencharacter_synth::{
     DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, Templates, quality::hold_out_clusters, write_jsonl_atomic,
 };
@@ -30,7 +29,7 @@ use serde_json::json;
 
 use crate::{
     cli::RunArguments,
-    evaluation,
+    cluster, data_quality, evaluation,
     interrupt::Interrupt,
     models, output,
     progress::seconds,
@@ -54,7 +53,7 @@ pub async fn run(arguments: &RunArguments, interrupt: &Interrupt) -> Result<()> 
     let instructions = recipe.instructions.input(on_error, recipe.seed).rows().await?;
     let templates = synthesis::templates(recipe.templates.as_deref())?;
     let mut run = Run::open(recipe, text, &out, personas, instructions, templates)?;
-    let result = run.all(interrupt).await;
+    let result = run.all(arguments.cluster.as_deref(), interrupt).await;
     run.clock.save()?;
     let scores = result?;
     output::line(&evaluation::table(&scores))?;
@@ -68,11 +67,6 @@ pub async fn run(arguments: &RunArguments, interrupt: &Interrupt) -> Result<()> 
         time = seconds(started.elapsed().as_secs_f64()),
     ))
 }
-
-/// Personas that share so many of their word pairs are of one cluster: one template with other words in it. At 0.4 the
-/// templates of PersonaGym's personas are found and the largest cluster has 7 of 100; at 0.3 one swallows half.
-const SIMILAR_PERSONAS: f64 = 0.4;
-const SIMILAR_WORDS: usize = 2;
 
 /// A run in progress.
 struct Run {
@@ -110,8 +104,8 @@ impl Run {
         let texts: Vec<(&str, &str)> =
             personas.iter().map(|persona| (persona.character_id.as_str(), persona.persona.as_str())).collect();
         // Whole clusters: who is held out resembles nobody who is trained on.
-        let similarity = Similarity::new(SIMILAR_WORDS, SIMILAR_PERSONAS)?;
-        let held_out = hold_out_clusters(&texts, recipe.held_out.characters, recipe.seed, similarity).ids;
+        let held_out =
+            hold_out_clusters(&texts, recipe.held_out.characters, recipe.seed, data_quality::similar_personas()?).ids;
         let ids = instructions.iter().map(|instruction| instruction.instruction_id.as_str());
         let held_out_questions = hold_out(ids, recipe.held_out.instructions, recipe.seed, "instructions");
         if held_out.len() >= personas.len() || held_out_questions.len() >= instructions.len() {
@@ -149,12 +143,20 @@ impl Run {
         })
     }
 
-    async fn all(&mut self, interrupt: &Interrupt) -> Result<Scores> {
+    async fn all(&mut self, cluster: Option<&str>, interrupt: &Interrupt) -> Result<Scores> {
         eprintln!("run folder: {}", self.folder.path().display());
         let models = &self.recipe.models;
         let student = models::load(models.student.name())?;
         let teacher = models::generator(&models.teacher, Some((&models.student, &student)))?;
-        let made = self.synthesise(&*teacher, interrupt).await?;
+        let made = match cluster {
+            Some(url) => {
+                let workers = cluster::model(url, &*teacher).await?;
+                let made = self.synthesise(&workers, interrupt).await;
+                workers.close().await;
+                made?
+            }
+            None => self.synthesise(&*teacher, interrupt).await?,
+        };
         // Its weights and its cache are memory that training can use.
         drop(teacher);
         let trained = self.train(&student, &made, interrupt)?;
@@ -168,6 +170,7 @@ impl Run {
             attempts: self.recipe.profiles.attempts,
             sampling: self.recipe.profiles.sampling.over(ProfileOptions::default().sampling),
             seed: self.recipe.seed,
+            ..ProfileOptions::default()
         };
         let ledger = Arc::clone(&self.ledger);
         let model = LedgeredModel::new(teacher, &ledger);

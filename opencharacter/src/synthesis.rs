@@ -1,32 +1,35 @@
-//! `characters`, `instructions` and `dialogues`.
+//! `characters`, `instructions`, `dialogues` and `filter`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, bail};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use opencharacter_cluster::ClusterModel;
 use opencharacter_core::{Character, Dialogue, Generate, Instruction, Persona, Strategy};
 use opencharacter_ledger::{Ledger, LedgeredModel};
 use opencharacter_storage::Location;
 use opencharacter_synth::{
-    Budget, Cast, Collected, DIALOGUES, DialogueOptions, PROFILES, ProfileOptions, ProgressEvent, QUESTIONS,
-    QuestionOptions, RejectedItem, Sink, Summary, SynthError, Templates, Work, in_memory, synthesize_dialogues,
-    synthesize_profiles, synthesize_questions,
+    Budget, Cast, Collected, DIALOGUES, DialogueOptions, ImportedDialogue, PROFILES, Prices, ProfileOptions,
+    ProgressEvent, QUESTIONS, QuestionOptions, RejectedItem, Sink, Summary, SynthError, Templates, Work, in_memory,
+    quality::{AnswerRules, FilterOptions, JUDGEMENTS, filter_dialogues},
+    synthesize_dialogues, synthesize_distinct_profiles, synthesize_questions,
 };
 use opencharacter_tables::{Column, nouns};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    cli::{CharactersArguments, DialoguesArguments, InstructionsArguments, SynthesisArguments},
+    cli::{CharactersArguments, DialoguesArguments, FilterArguments, InstructionsArguments, SynthesisArguments},
     cluster,
     dataset::{Asked, DataManifest, DataRecipe, DataSet, DataWriter, Sourced},
     estimate::Estimate,
     failure::Usage,
     inputs::Input,
     interrupt::Interrupt,
+    ledgers,
     model_recipe::{ModelRecipe, Models},
     models,
+    nobody::Nobody,
     progress::Stage,
 };
 
@@ -45,12 +48,12 @@ pub async fn characters(arguments: &CharactersArguments, interrupt: &Interrupt) 
         "seed": common.seed,
         "personas": described(&input).await?,
         "sampling": options.sampling,
-        "templates": desk.templates.hashes(),
+        "templates": desk.templates.hashes_of(&["profile"]),
     }));
-    let rows = personas.stream().await?.take(desk.sample(1));
+    let rows = async || Ok(personas.stream().await?.take(desk.sample(1)));
     let product = Product { stage: PROFILES, what: "characters", columns: nouns::characters(), total: personas.rows };
     desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Character>| {
-        synthesize_profiles(rows, &options, &desk.templates, work, sink).await
+        synthesize_distinct_profiles(rows, &options, &desk.templates, work, sink).await
     })
     .await
 }
@@ -76,7 +79,7 @@ pub async fn instructions(arguments: &InstructionsArguments, interrupt: &Interru
         "personas": described(&input).await?,
         "per_persona": options.per_persona,
         "sampling": options.sampling,
-        "templates": desk.templates.hashes(),
+        "templates": desk.templates.hashes_of(&["question"]),
     }));
     let rows = personas.stream().await?.take(desk.sample(options.per_persona));
     let total = personas.rows * options.per_persona;
@@ -109,7 +112,7 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
         "characters_per_instruction": options.characters_per_instruction,
         "candidates": options.candidates,
         "sampling": options.sampling,
-        "templates": desk.templates.hashes(),
+        "templates": desk.templates.hashes_of(&["system", "rewrite"]),
     }));
     let cast = Cast::new(&characters);
     let rows = instructions.stream().await?.take(desk.sample(options.characters_per_instruction));
@@ -117,6 +120,47 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
     let product = Product { stage: DIALOGUES, what: "dialogues", columns: nouns::dialogues(), total };
     desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Dialogue>| {
         synthesize_dialogues(&cast, rows, &options, &desk.templates, work, sink).await
+    })
+    .await
+}
+
+/// `opencharacter filter`
+pub async fn filter(arguments: &FilterArguments, interrupt: &Interrupt) -> Result<()> {
+    let common = &arguments.synthesis;
+    let cast_input = Input::new(arguments.characters.clone(), common.on_error.into());
+    let characters = cast_input.rows::<Character>().await?;
+    let input = Input::new(arguments.dialogues.clone(), common.on_error.into()).selected(common.filter.as_ref());
+    let dialogues = input.scan::<ImportedDialogue>().await?;
+    let judge = match arguments.least_mark {
+        Some(_) => teacher(common)?,
+        None => Teacher { model: Box::new(Nobody), prices: None },
+    };
+    let desk = Desk::with(common, &arguments.out, judge).await?;
+    let options = FilterOptions {
+        rules: AnswerRules { words: arguments.least_words..=arguments.most_words },
+        language: arguments.language.clone(),
+        least_mark: arguments.least_mark,
+        attempts: common.attempts,
+        seed: common.seed,
+        ..FilterOptions::default()
+    };
+    let recipe = DataRecipe::new(json!({
+        "kind": "filter",
+        "judge": desk.model.fingerprint(),
+        "seed": common.seed,
+        "characters": described(&cast_input).await?,
+        "dialogues": described(&input).await?,
+        "words": options.rules.words,
+        "language": options.language,
+        "least_mark": options.least_mark,
+        "sampling": options.sampling,
+        "templates": desk.templates.hashes_of(&["system", "judge"]),
+    }));
+    let rows = dialogues.stream::<ImportedDialogue>().await?.map_ok(|imported| imported.dialogue);
+    let rows = rows.take(desk.sample(1));
+    let product = Product { stage: JUDGEMENTS, what: "dialogues", columns: nouns::dialogues(), total: dialogues.rows };
+    desk.produce(product, recipe, interrupt, async |work, sink: &mut Output<Dialogue>| {
+        filter_dialogues(rows, &characters, &options, &desk.templates, work, sink).await
     })
     .await
 }
@@ -190,22 +234,29 @@ struct Desk<'a> {
     arguments: &'a SynthesisArguments,
 }
 
+/// Who answers, at what price.
+struct Teacher {
+    model: Box<dyn Generate>,
+    prices: Option<Prices>,
+}
+
+/// The model of `--model` or `--models`.
+fn teacher(arguments: &SynthesisArguments) -> Result<Teacher> {
+    let recipe = match &arguments.models {
+        Some(path) => Models::read(path)?.teacher,
+        None => ModelRecipe::Embedded(arguments.model.clone()),
+    };
+    Ok(Teacher { model: models::generator(&recipe, None)?, prices: recipe.prices() })
+}
+
 impl<'a> Desk<'a> {
     async fn open(arguments: &'a SynthesisArguments, out: &'a Location) -> Result<Self> {
+        Self::with(arguments, out, teacher(arguments)?).await
+    }
+
+    async fn with(arguments: &'a SynthesisArguments, out: &'a Location, teacher: Teacher) -> Result<Self> {
+        let Teacher { model, prices } = teacher;
         let templates = templates(arguments.templates.as_deref())?;
-        let beside = |out: &Path| {
-            let mut name = out.as_os_str().to_owned();
-            name.push(".ledger");
-            PathBuf::from(name)
-        };
-        let Some(folder) = arguments.ledger.clone().or_else(|| out.local().map(beside)) else {
-            bail!(Usage("name a folder for the ledger with `--ledger`: `--out` is in an object store".into()));
-        };
-        let recipe = match &arguments.models {
-            Some(path) => Models::read(path)?.teacher,
-            None => ModelRecipe::Embedded(arguments.model.clone()),
-        };
-        let prices = recipe.prices();
         if arguments.max_cost.is_some() && prices.is_none() {
             bail!(Usage("`--max-cost` needs `price_in` and `price_out` in `[models.teacher]` of `--models`".into()));
         }
@@ -214,8 +265,7 @@ impl<'a> Desk<'a> {
             max_cost: arguments.max_cost,
             prices: prices.unwrap_or_default(),
         };
-        let ledger = Ledger::open(folder)?;
-        let model = models::generator(&recipe, None)?;
+        let ledger = ledgers::open(&arguments.ledger.clone().unwrap_or_else(|| out.with_ending(".ledger")))?;
         let cluster = match &arguments.cluster {
             Some(url) => Some(cluster::model(url, &*model).await?),
             None => None,
@@ -335,8 +385,9 @@ pub async fn profiles(
     let progress = |event: ProgressEvent| show(&stage, &event);
     let work = Work { total: personas.len(), ..Work::new(model, &progress) };
     let mut collected = Collected::default();
-    let personas = in_memory(personas.iter().cloned());
-    let made = interrupt.guard(synthesize_profiles(personas, options, templates, work, &mut collected)).await;
+    let personas = async || Ok(in_memory(personas.iter().cloned()));
+    let stage_work = synthesize_distinct_profiles(personas, options, templates, work, &mut collected);
+    let made = interrupt.guard(stage_work).await;
     model.ledger.flush()?;
     let made = made?;
     stage.finish(&summary(&made, "characters"));

@@ -200,3 +200,129 @@ async fn a_dead_endpoint_ends_the_run_with_nothing_invented() {
     assert!(said(&output).contains("run the same command again to resume"), "{}", said(&output));
     assert!(!folder.join("d.jsonl").exists());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dialogues_pass_rules_and_a_judge_and_the_rest_has_reasons() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // Answers of characters, and a judge's marks: 4 for ships of an even number, 2 for the others, prose for ship 10.
+    let answer = Arc::new(|body: &Value| {
+        let asked = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
+        if !asked.starts_with("You judge") {
+            return format!(
+                "It burns for {}",
+                asked.replace("What is lamp", "ship").replace(" for?", ", whoever sails her.")
+            );
+        }
+        let number: usize = asked.split("ship number ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        match number {
+            10 => "I quite like it.".into(),
+            even if even % 2 == 0 => r#"{"reason": "It is hers.", "mark": 4}"#.into(),
+            _ => r#"{"reason": "Anybody could say so.", "mark": 2}"#.into(),
+        }
+    });
+    let mock = MockEndpoint::start(MockOptions { answer, ..MockOptions::default() }).await.unwrap();
+    let written = prepare(folder).await;
+    let models = fs::read_to_string(folder.join("models.toml")).unwrap();
+    fs::write(folder.join("models.toml"), models.replace(&written.base_url(), &mock.base_url())).unwrap();
+    let output = run(folder, DIALOGUES).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let before = rows(&folder.join("d.jsonl"));
+    assert_eq!((before.len(), mock.requests()), (40, 40));
+
+    // Without a judge nobody is asked.
+    let plain = "filter --dialogues d.jsonl --characters characters.jsonl";
+    let output = run(folder, &format!("{plain} --most-words 8 --out none.jsonl")).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("    40  too long"), "{}", said(&output));
+    assert_eq!((rows(&folder.join("none.jsonl")).len(), mock.requests()), (0, 40));
+
+    let judged = format!("{plain} --models models.toml --least-mark 3 --attempts 2 --out good.jsonl");
+    let output = run(folder, &judged).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let kept = rows(&folder.join("good.jsonl"));
+    let expected: Vec<&Dialogue> = before
+        .iter()
+        .filter(|row| {
+            let number: usize = row.messages[0].content.split(' ').nth(4).unwrap().parse().unwrap();
+            number % 2 == 0 && number != 10
+        })
+        .collect();
+    assert_eq!(kept.iter().collect::<Vec<_>>(), expected, "rows as they were, in their order");
+    let rejected = fs::read_to_string(folder.join("good.jsonl.rejected.jsonl")).unwrap();
+    assert_eq!(rejected.matches("judged 2, expected 3 or more: Anybody could say so.").count(), 20, "{rejected}");
+    assert_eq!(rejected.matches("no verdict").count(), 2, "two attempts: {rejected}");
+    assert_eq!(mock.requests(), 40 + 41);
+    let again = run(folder, &judged).await;
+    assert!(again.status.success() && said(&again).contains("there already"), "{}", said(&again));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_queried_and_personas_split_by_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    const WORDS: [&str; 12] =
+        ["baker", "diver", "clerk", "miner", "pilot", "nurse", "farmer", "tailor", "poet", "judge", "monk", "spy"];
+    // Two of each kind: the same sentence with another town.
+    let lines: Vec<String> = WORDS
+        .iter()
+        .flat_map(|word| {
+            let text = |town: &str| format!("A {word} who dreams of the {word} of the king and lives in {town}");
+            ["Riga", "Lima"].map(|town| json!({"persona": text(town), "town": town}).to_string())
+        })
+        .collect();
+    fs::write(folder.join("p.jsonl"), lines.join("\n")).unwrap();
+    let split = "split --in p.jsonl --held-out 6 --train-out train.parquet --held-out-out held.csv --seed 3";
+    let output = run(folder, split).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("6 rows set apart in 3 clusters, 18 left"), "{}", said(&output));
+
+    let ask = |sql: &'static str| {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_opencharacter"));
+        process.current_dir(folder).args(["query", sql, "--table", "t=train.parquet", "--table", "h=held.csv"]);
+        tokio::task::spawn_blocking(move || process.output().unwrap())
+    };
+    let counted = ask("SELECT (SELECT count(*) FROM t) AS t, (SELECT count(*) FROM h) AS h").await.unwrap();
+    assert!(counted.status.success(), "{}", said(&counted));
+    assert_eq!(serde_json::from_slice::<Value>(&counted.stdout).unwrap(), json!({"t": 18, "h": 6}));
+    let both =
+        "SELECT count(*) AS n FROM t JOIN h ON split_part(t.persona, ' lives', 1) = split_part(h.persona, ' lives', 1)";
+    let shared = ask(both).await.unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&shared.stdout).unwrap(), json!({"n": 0}), "{}", said(&shared));
+    let wrong = ask("SELECT nobody FROM t").await.unwrap();
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(said(&wrong).contains("nobody"), "{}", said(&wrong));
+    let all = run(folder, &split.replace("--held-out 6", "--held-out 24")).await;
+    assert_eq!(all.status.code(), Some(1));
+    assert!(said(&all).contains("ask for fewer"), "{}", said(&all));
+}
+
+/// `cargo xtask stores` starts a store and names a bucket in `OPENCHARACTER_TEST_BUCKET`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs an object store"]
+async fn rows_and_ledger_in_a_bucket_outlive_the_machine() {
+    let bucket = std::env::var("OPENCHARACTER_TEST_BUCKET").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let mock = prepare(folder).await;
+    let command = DIALOGUES.replace("--out d.jsonl", &format!("--out {bucket}/d.parquet --ledger {bucket}/calls"));
+    // Each machine has a cache of its own.
+    let on = |machine: &str, line: String| {
+        let cache = folder.join(machine);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_opencharacter"));
+        process.current_dir(folder).args(line.split_whitespace()).env("OPENCHARACTER_CACHE", cache);
+        tokio::task::spawn_blocking(move || process.output().unwrap())
+    };
+    let first = on("first", format!("{command} --count 10")).await.unwrap();
+    assert!(first.status.success(), "{}", said(&first));
+    let second = on("second", format!("{command} --count 20")).await.unwrap();
+    assert!(second.status.success(), "{}", said(&second));
+    // 10 of 13 questions, and 20 of 26: what the first machine asked, the second does not.
+    assert_eq!((mock.requests(), mock.answered()), (26, (26, 26)));
+    let verified = on("third", format!("ledger verify {bucket}/calls --json")).await.unwrap();
+    assert!(verified.status.success(), "{}", said(&verified));
+    assert_eq!(serde_json::from_slice::<Value>(&verified.stdout).unwrap()["records"], 26);
+    let sql = format!("query SELECT/**/count(*)/**/AS/**/n/**/FROM/**/d --table d={bucket}/d.parquet");
+    let counted = on("third", sql).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&counted.stdout).trim(), r#"{"n":20}"#, "{}", said(&counted));
+}

@@ -1,4 +1,4 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden` and `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores` and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
@@ -6,6 +6,7 @@
 mod cuda;
 mod golden;
 mod nats_server;
+mod stores;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -35,6 +36,8 @@ enum Task {
         #[arg(long)]
         model: Option<PathBuf>,
     },
+    /// Run the tests that need an object store against moto, an S3 server, in a virtual environment.
+    Stores,
     /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
     Cuda,
 }
@@ -63,6 +66,7 @@ fn run(task: Task) -> Result<()> {
             let model = model.map_or_else(|| workspace.fetch_model(), |path| Ok(std::path::absolute(path)?))?;
             golden::make(&workspace, &model)
         }
+        Task::Stores => stores::test(&workspace),
         Task::Cuda => cuda::build(&workspace),
     }
 }

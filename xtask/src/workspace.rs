@@ -62,6 +62,15 @@ impl Workspace {
         run(&mut self.cargo_command(arguments))
     }
 
+    /// The Python of a virtual environment under the target directory, with what `requirements` names in it.
+    pub fn python(&self, environment: &str, requirements: &Path) -> Result<PathBuf> {
+        let environment = self.target_path(environment);
+        run(self.command("python3").args(["-m", "venv"]).arg(&environment))?;
+        let python = environment.join(if cfg!(windows) { "Scripts" } else { "bin" }).join("python");
+        run(self.command(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))?;
+        Ok(python)
+    }
+
     /// The verified embedded model, fetched where it is missing.
     pub fn fetch_model(&self) -> Result<PathBuf> {
         // The whole workspace, as the tests do: another selection of packages compiles the heavy dependencies again.

@@ -12,7 +12,7 @@ use opencharacter_ledger::{
 };
 use opencharacter_synth::{
     Budget, Cast, Collected, DialogueOptions, Prices, ProfileOptions, RejectedItem, Summary, SynthError, Templates,
-    Work, in_memory, synthesize_dialogues, synthesize_profiles,
+    Work, in_memory, synthesize_dialogues, synthesize_distinct_profiles, synthesize_profiles,
 };
 use tempfile::TempDir;
 
@@ -473,8 +473,45 @@ async fn a_budget_ends_a_stage_early_and_a_larger_one_goes_on() {
     assert!((8..=10).contains(&made.rows.len()), "{} rows of {each} tokens", made.rows.len());
     assert!(ledger.report().total["profiles"].completion_tokens <= 10 * each);
 
+    let calls = scripted.calls().0;
+    let again = profiles_within(work, &personas, &Templates::default()).await.unwrap();
+    assert_eq!((&again, scripted.calls().0), (&made, calls), "the same limit keeps what is recorded and asks nothing");
+
     let budget = Budget { max_tokens: Some(1_000_000), ..Budget::default() };
     let work = Work { budget, ..Work::new(model, &|_| ()) };
     let made = profiles_within(work, &personas, &Templates::default()).await.unwrap();
     assert_eq!((made.rows.len(), made.summary.stopped_by, scripted.calls().0), (40, None, 40));
+}
+
+/// Names come from a short list, the first that the prompt does not exclude; one persona states a name that another has.
+#[tokio::test]
+async fn nobody_shares_a_name_and_the_first_keeps_it() {
+    const NAMES: [&str; 6] = ["Ada Holm", "Bo Lund", "Cai Moe", "Dag Nes", "Eva Ost", "Fay Pol"];
+    let mut personas = personas(5);
+    personas.push(Persona::new("A keeper named Ada Holm", "test", "MIT"));
+    let mut made = Vec::new();
+    for latency in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(directory.path()).unwrap();
+        let scripted = Scripted::new(|request| {
+            let prompt = &request.messages[0].content;
+            let name = NAMES
+                .into_iter()
+                .find(|name| !prompt.contains(&format!("than {name}")) && !prompt.contains(&format!(", {name}")));
+            Ok(profile_json(name.unwrap()))
+        })
+        .with_latency(latency);
+        let work = Work::new(LedgeredModel::new(&scripted, &ledger), &|_| ());
+        let mut collected = Collected::default();
+        let again = async || Ok(in_memory(personas.iter().cloned()));
+        let (options, templates) = (ProfileOptions::default(), Templates::default());
+        synthesize_distinct_profiles(again, &options, &templates, work, &mut collected).await.unwrap();
+        let names: Vec<&str> = collected.rows.iter().map(|row| row.profile.name.as_str()).collect();
+        assert_eq!(names, ["Ada Holm", "Bo Lund", "Cai Moe", "Dag Nes", "Eva Ost", "Ada Holm"]);
+        // 6 first profiles, then one round per name with those that still share one.
+        assert_eq!(scripted.calls().0, 6 + 4 + 3 + 2 + 1);
+        made.push(collected);
+    }
+    assert_eq!(made[0], made[1]);
+    assert_eq!(made[0], made[2]);
 }

@@ -49,7 +49,7 @@ async fn an_upload_that_is_not_finished_is_not_there() {
     assert!(error.contains("cannot read rows.jsonl"), "{error}");
 }
 
-/// `OPENCHARACTER_TEST_BUCKET=s3://BUCKET/FOLDER`, and the settings of its store in the environment.
+/// `cargo xtask stores` starts a store and names a bucket in `OPENCHARACTER_TEST_BUCKET`.
 #[tokio::test]
 #[ignore = "needs an object store"]
 async fn a_real_store_works() {

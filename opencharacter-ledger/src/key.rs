@@ -12,17 +12,19 @@ pub struct CallKey(pub(crate) [u8; 32]);
 impl CallKey {
     /// The key of asking `model` (its fingerprint) for an answer.
     pub fn of_generate(model: &str, request: &GenerateRequest) -> Self {
-        let mut asked = asked(&request.messages, Some(&request.sampling), request.schema.as_ref());
-        if let Some(log_probs) = request.log_probs {
-            // Only where they are asked for: keys of all other requests are those of older ledgers.
-            asked["log_probs"] = log_probs.into();
-        }
-        Self(content_hash(&["generate", model, &asked.to_string()]))
+        let asked = Asked {
+            messages: &request.messages,
+            sampling: Some(SamplingKey::of(&request.sampling)),
+            schema: request.schema.as_ref(),
+            log_probs: request.log_probs,
+        };
+        Self(content_hash(&["generate", model, &asked.to_text()]))
     }
 
     /// The key of asking `model` (its fingerprint) for a score.
     pub fn of_score(model: &str, request: &ScoreRequest) -> Self {
-        Self(content_hash(&["score", model, &asked(&request.messages, None, None).to_string()]))
+        let asked = Asked { messages: &request.messages, sampling: None, schema: None, log_probs: None };
+        Self(content_hash(&["score", model, &asked.to_text()]))
     }
 
     fn digits(self) -> [u8; 64] {
@@ -36,9 +38,52 @@ impl CallKey {
     }
 }
 
-fn asked(messages: &[Message], sampling: Option<&Sampling>, schema: Option<&serde_json::Value>) -> serde_json::Value {
-    // The order of a schema's properties is kept, not sorted away: it is the order they are generated in.
-    serde_json::json!({ "messages": messages, "sampling": sampling, "schema": schema })
+/// What is asked, in the words that are hashed. They must never change: a ledger of last year holds their hashes.
+#[derive(Serialize)]
+struct Asked<'a> {
+    messages: &'a [Message],
+    sampling: Option<SamplingKey<'a>>,
+    /// The order of a schema's properties is kept, not sorted away: it is the order they are generated in.
+    schema: Option<&'a serde_json::Value>,
+    /// Only where they are asked for: keys of all other requests are those of older ledgers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_probs: Option<usize>,
+}
+
+impl Asked<'_> {
+    fn to_text(&self) -> String {
+        // Strings, numbers and a JSON value: nothing in it can fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// [`Sampling`] with its numbers as the first ledgers wrote them: 0.8 as the double nearest to the float nearest to it.
+#[derive(Serialize)]
+struct SamplingKey<'a> {
+    temperature: f64,
+    top_k: usize,
+    top_p: f64,
+    min_p: f64,
+    repetition_penalty: f64,
+    max_tokens: usize,
+    stop: &'a [String],
+    seed: u64,
+}
+
+impl<'a> SamplingKey<'a> {
+    fn of(sampling: &'a Sampling) -> Self {
+        let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed } = sampling;
+        Self {
+            temperature: f64::from(*temperature),
+            top_k: *top_k,
+            top_p: f64::from(*top_p),
+            min_p: f64::from(*min_p),
+            repetition_penalty: f64::from(*repetition_penalty),
+            max_tokens: *max_tokens,
+            stop,
+            seed: *seed,
+        }
+    }
 }
 
 impl fmt::Display for CallKey {
@@ -107,5 +152,36 @@ impl<'de> Deserialize<'de> for CallKey {
             }
         }
         deserializer.deserialize_str(Digits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_first_ledgers() {
+        let sampling = Sampling {
+            temperature: 0.8,
+            min_p: 0.02,
+            stop: vec!["\n\"x".into()],
+            seed: u64::MAX,
+            ..Sampling::default()
+        };
+        let messages = vec![Message::system("Ada \u{1} ü"), Message::user("Who?")];
+        for (schema, log_probs) in [(None, None), (Some(json!({"b": 1.5, "a": [null]})), Some(3))] {
+            let request = GenerateRequest { messages: messages.clone(), sampling: sampling.clone(), schema, log_probs };
+            let mut before = json!({ "messages": messages, "sampling": sampling, "schema": request.schema });
+            if let Some(log_probs) = log_probs {
+                before["log_probs"] = log_probs.into();
+            }
+            let expected = CallKey(content_hash(&["generate", "m", &before.to_string()]));
+            assert_eq!(CallKey::of_generate("m", &request), expected);
+        }
+        let before = json!({ "messages": messages, "sampling": null, "schema": null }).to_string();
+        let expected = CallKey(content_hash(&["score", "m", &before]));
+        assert_eq!(CallKey::of_score("m", &ScoreRequest { messages }), expected);
     }
 }

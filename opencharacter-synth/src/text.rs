@@ -11,6 +11,9 @@ fn is_apostrophe(character: char) -> bool {
 
 /// `text` with case, punctuation and spacing levelled, for comparing: [`words`] with one space between.
 pub(crate) fn normalise(text: &str) -> String {
+    if text.is_ascii() {
+        return normalise_ascii(text);
+    }
     let mut normal = String::with_capacity(text.len());
     let pieces = text.split(|character: char| !(character.is_alphanumeric() || is_apostrophe(character)));
     for word in pieces.map(|piece| piece.trim_matches(is_apostrophe)).filter(|word| !word.is_empty()) {
@@ -18,6 +21,29 @@ pub(crate) fn normalise(text: &str) -> String {
             normal.push(' ');
         }
         push_lower(&mut normal, word);
+    }
+    normal
+}
+
+/// The same in one pass: every prompt and every answer goes through here.
+fn normalise_ascii(text: &str) -> String {
+    let mut normal = String::with_capacity(text.len());
+    let mut in_word = false;
+    let mut apostrophes = 0;
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            if !in_word && !normal.is_empty() {
+                normal.push(' ');
+            }
+            // Those before this letter stand within the word.
+            (0..apostrophes).for_each(|_| normal.push('\''));
+            normal.push(char::from(byte.to_ascii_lowercase()));
+            (in_word, apostrophes) = (true, 0);
+        } else if byte == b'\'' {
+            apostrophes += usize::from(in_word);
+        } else {
+            (in_word, apostrophes) = (false, 0);
+        }
     }
     normal
 }
@@ -63,8 +89,16 @@ pub(crate) fn share_run(first: &str, second: &str, count: usize) -> bool {
 /// A hash of every `count` words in a row of a normalised text. Every answer is looked through for runs, against all of
 /// its prompt: hashing the words once, and the runs from their words, is a tenth of hashing each run's text.
 fn runs(normal: &str, count: usize) -> Vec<u64> {
-    let hash = |word: &str| word.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| step(hash, u64::from(byte)));
-    let words: Vec<u64> = normal.split(' ').map(hash).collect();
+    const START: u64 = 0xCBF2_9CE4_8422_2325;
+    let mut words = Vec::with_capacity(normal.len() / 5);
+    let last = normal.bytes().fold(START, |hash, byte| match byte {
+        b' ' => {
+            words.push(hash);
+            START
+        }
+        byte => step(hash, u64::from(byte)),
+    });
+    words.push(last);
     words.windows(count).map(|run| run.iter().fold(0_u64, |hash, &word| step(hash.rotate_left(5), word))).collect()
 }
 
@@ -126,6 +160,15 @@ mod tests {
         assert!(repeats_itself(&"I like the sea. ".repeat(4)));
         assert!(!repeats_itself(&"I like the sea. ".repeat(3)));
         assert!(!repeats_itself("") && !repeats_itself("Sea sea sea."));
+    }
+
+    #[test]
+    fn plain_and_other_text_are_levelled_alike() {
+        let cases = ["It's 'quoted', isn't it?", "''a''b'' c'", "  Two  -- WORDS\n", "don't''", "'", "", "a1 B2,c3"];
+        for text in cases {
+            // A letter that is not ASCII takes the other way.
+            assert_eq!(format!("{} é", normalise(text)).trim(), normalise(&format!("{text} é")), "{text}");
+        }
     }
 
     #[test]

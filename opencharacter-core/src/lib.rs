@@ -7,6 +7,7 @@
 //! that it is for, never on the order in which items are worked on. That is what lets a killed run resume, and a
 //! concurrent one reorder, without changing a single row.
 
+mod address;
 mod character;
 mod dialogue;
 mod generate;
@@ -17,6 +18,7 @@ mod prompt;
 mod random;
 mod split;
 
+pub use address::without_credentials;
 pub use character::{Character, Persona, Profile, ProfileField};
 pub use dialogue::{Dialogue, Instruction, Provenance, SourceNote, Strategy, Turn};
 pub use generate::{

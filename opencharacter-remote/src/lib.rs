@@ -3,7 +3,9 @@
 //! ```no_run
 //! use opencharacter_remote::{EndpointConfig, RemoteConfig, RemoteModel};
 //! let endpoint = EndpointConfig::new("http://localhost:8000/v1", None)?;
-//! let teacher = RemoteModel::new(RemoteConfig::new("llama-3.1-70b-instruct", vec![endpoint]))?;
+//! let teacher = RemoteModel::new(RemoteConfig::new("llama-3.1-70b-instruct", vec![endpoint]), |notice| {
+//!     eprintln!("{notice}");
+//! })?;
 //! # Ok::<(), opencharacter_remote::RemoteError>(())
 //! ```
 //!
@@ -24,14 +26,18 @@
 mod api_key;
 mod backoff;
 mod breaker;
+mod call;
 mod config;
 mod endpoint;
 mod error;
 mod extract;
 mod fault;
+mod http;
+mod lines;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod model;
+mod notice;
 mod pace;
 mod quirks;
 mod stream;
@@ -42,3 +48,4 @@ pub use api_key::ApiKey;
 pub use config::{EndpointConfig, RemoteConfig};
 pub use error::RemoteError;
 pub use model::{RemoteModel, RemoteStatistics};
+pub use notice::Notice;

@@ -1,3 +1,12 @@
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    fault::Fault,
+    notice::{Notice, Notices},
+};
+
 /// What an endpoint does not take, learned from how it refuses: one bit per request field that can be left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Quirks(u16);
@@ -41,13 +50,35 @@ impl Quirks {
         })?;
         Some((Self(self.0 | 1 << bit), FIELDS[bit].0))
     }
+}
 
-    pub(crate) fn bits(self) -> u16 {
-        self.0
+/// What all calls have learned of one endpoint.
+#[derive(Debug)]
+pub(crate) struct LearnedQuirks {
+    bits: AtomicU16,
+    endpoint: String,
+    notices: Notices,
+}
+
+impl LearnedQuirks {
+    pub(crate) fn new(known: Quirks, endpoint: &str, notices: Notices) -> Self {
+        Self { bits: AtomicU16::new(known.0), endpoint: endpoint.to_owned(), notices }
     }
 
-    pub(crate) fn from_bits(bits: u16) -> Self {
-        Self(bits)
+    pub(crate) fn now(&self) -> Quirks {
+        Quirks(self.bits.load(Ordering::Relaxed))
+    }
+
+    /// Whether a body that was made for `quirks` and came back with `fault` is worth another try with less in it.
+    pub(crate) fn learn(&self, quirks: Quirks, body: &Map<String, Value>, fault: &Fault) -> bool {
+        let Fault::Rejected { status: 400 | 422, reason } = fault else { return false };
+        let Some((learned, field)) = quirks.learn(body.keys().map(String::as_str), reason) else { return false };
+        let before = Quirks(self.bits.fetch_or(learned.0, Ordering::Relaxed));
+        if before.takes(field) {
+            let (endpoint, reason) = (self.endpoint.clone(), reason.clone());
+            self.notices.tell(Notice::FieldLeftOut { endpoint, field, reason });
+        }
+        true
     }
 }
 

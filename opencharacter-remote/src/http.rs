@@ -47,6 +47,11 @@ impl Http {
         Ok(Self { client, base: endpoint.base_url.clone() })
     }
 
+    /// The part of every address before what is asked for.
+    pub(crate) fn base(&self) -> &Url {
+        &self.base
+    }
+
     /// The address of a path below the base; what an endpoint named is one segment, whatever it is made of.
     pub(crate) fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();

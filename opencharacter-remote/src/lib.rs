@@ -20,11 +20,17 @@
 //!
 //! No failure becomes an answer: an empty reply, half a body or JSON that does not satisfy its schema is an error.
 //!
+//! # In batches
+//!
+//! [`BatchModel`] asks the same endpoints through their batch API, where they have one: files of requests, answered
+//! within a day, usually at half the price. What was submitted is found again by whoever comes after a kill.
+//!
 //! [`GenerateError::Failed`]: opencharacter_core::GenerateError::Failed
 //! [`GenerateError::Unavailable`]: opencharacter_core::GenerateError::Unavailable
 
 mod api_key;
 mod backoff;
+mod batch;
 mod breaker;
 mod call;
 mod config;
@@ -45,6 +51,7 @@ mod window;
 mod wire;
 
 pub use api_key::ApiKey;
+pub use batch::{BatchConfig, BatchModel};
 pub use config::{EndpointConfig, RemoteConfig};
 pub use error::RemoteError;
 pub use model::{RemoteModel, RemoteStatistics};

@@ -50,6 +50,17 @@ impl Quirks {
         })?;
         Some((Self(self.0 | 1 << bit), FIELDS[bit].0))
     }
+
+    /// The fields that the endpoint does not take.
+    pub(crate) fn left_out(self) -> impl Iterator<Item = &'static str> {
+        FIELDS.iter().map(|(name, _)| *name).filter(move |name| !self.takes(name))
+    }
+
+    /// An endpoint that does not take these fields; names that are none say nothing.
+    pub(crate) fn leaving_out<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let bits = names.filter_map(|name| FIELDS.iter().position(|(field, _)| *field == name));
+        Self(bits.fold(0, |bits, bit| bits | 1 << bit))
+    }
 }
 
 /// What all calls have learned of one endpoint.
@@ -100,5 +111,7 @@ mod tests {
         // What was not sent cannot be to blame.
         assert_eq!(Quirks::default().learn(["model"].into_iter(), "top_k"), None);
         assert_eq!(Quirks::default().learn(sent(), "the prompt is too long"), None);
+        assert_eq!(Quirks::leaving_out(quirks.left_out()), quirks);
+        assert_eq!(quirks.left_out().collect::<Vec<_>>(), ["response_format", "max_tokens", "top_k"]);
     }
 }

@@ -9,6 +9,8 @@
 
 mod address;
 mod character;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod dialogue;
 mod generate;
 mod id;

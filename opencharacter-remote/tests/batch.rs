@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::join_all;
 use opencharacter_core::{
-    Completion, Generate, GenerateError, GenerateRequest, Message, Sampling,
+    Completion, Generate, GenerateError, GenerateRequest, Message, Sampling, conformance::examine,
 };
 use opencharacter_remote::{
     BatchConfig, BatchModel, EndpointConfig, Notice, RemoteError,
@@ -428,4 +428,12 @@ async fn settings_that_make_no_sense_are_named() {
     assert!(matches!(outside, RemoteError::NoRuntime));
     let _model = scene.model();
     assert!(open(scene.config()).to_string().contains("another process"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_what_every_model_must() {
+    let scene = Scene::new(MockOptions { tiny_model: true, ..MockOptions::default() }).await;
+    let model = scene.model_with(BatchConfig { max_requests: 40, ..scene.config() });
+    let report = examine(&model, &|duration| Box::pin(tokio::time::sleep(duration))).await;
+    assert!(report.passed(), "{report}");
 }

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use opencharacter_core::{
-    Completion, FinishReason, Generate, GenerateError, GenerateRequest, Message, Sampling,
+    Completion, FinishReason, Generate, GenerateError, GenerateRequest, Message, Sampling, conformance::examine,
 };
 use opencharacter_remote::{
     EndpointConfig, Notice, RemoteConfig, RemoteModel,
@@ -204,4 +204,14 @@ async fn a_dropped_call_frees_its_place() {
     let dropped = join_all((0..2).map(|number| model.generate(request(&number.to_string()))));
     assert!(tokio::time::timeout(Duration::from_millis(50), dropped).await.is_err());
     tokio::time::timeout(Duration::from_secs(1), model.generate(request("next"))).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_what_every_model_must() {
+    let options = MockOptions { latency: Duration::from_millis(60), tiny_model: true, ..MockOptions::default() };
+    let mock = MockEndpoint::start(options).await.unwrap();
+    // Few places: those that dropped calls kept would be missed.
+    let model = RemoteModel::new(RemoteConfig { max_in_flight: 4, ..config(&[&mock]) }, |_| {}).unwrap();
+    let report = examine(&model, &|duration| Box::pin(tokio::time::sleep(duration))).await;
+    assert!(report.passed(), "{report}");
 }

@@ -1,6 +1,6 @@
 //! The connection to the server, which mends itself, and the one write that everything rests on: create, never replace.
 
-use std::{fmt::Display, time::Duration};
+use std::time::Duration;
 
 use async_nats::{
     Client, ConnectOptions, Event,
@@ -11,6 +11,7 @@ use async_nats::{
         stream::{DirectGetErrorKind, Stream},
     },
 };
+use opencharacter_core::without_credentials;
 use tokio::{sync::watch, time::timeout};
 
 use crate::ClusterError;
@@ -56,7 +57,7 @@ impl Link {
                 }
                 async {}
             });
-        let url_shown = without_password(url);
+        let url_shown = shown(url);
         let client = options
             .connect(url)
             .await
@@ -134,27 +135,19 @@ pub(crate) fn described(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Addresses with user and password left out.
-fn without_password(urls: &str) -> String {
-    let shown = urls.split(',').map(|url| match url.split_once("://") {
-        Some((scheme, rest)) => format!("{scheme}://{}", host(rest)),
-        None => host(url).to_string(),
-    });
-    shown.collect::<Vec<_>>().join(",")
-}
-
-fn host(authority: &str) -> impl Display + '_ {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+/// Addresses as they may be shown.
+fn shown(urls: &str) -> String {
+    urls.split(',').map(without_credentials).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_password;
+    use super::shown;
 
     #[test]
     fn no_password_is_shown() {
-        assert_eq!(without_password("nats://me:se@cret@host:4222,tls://token@other"), "nats://host:4222,tls://other");
-        assert_eq!(without_password("me:secret@host"), "host");
-        assert_eq!(without_password("nats://host:4222"), "nats://host:4222");
+        assert_eq!(shown("nats://me:se@cret@host:4222,tls://token@other"), "nats://host:4222,tls://other");
+        assert_eq!(shown("me:secret@host"), "host");
+        assert_eq!(shown("nats://host:4222"), "nats://host:4222");
     }
 }

@@ -62,6 +62,20 @@ pub struct GenerateRequest {
     pub log_probs: Option<usize>,
 }
 
+impl GenerateRequest {
+    /// Finds what no model could answer.
+    ///
+    /// # Errors
+    /// [`GenerateError::Refused`]: an empty conversation.
+    pub fn check(&self) -> Result<(), GenerateError> {
+        if self.messages.is_empty() {
+            let reason = "the conversation is empty; give at least one message".into();
+            return Err(GenerateError::Refused { reason });
+        }
+        Ok(())
+    }
+}
+
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

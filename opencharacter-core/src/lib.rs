@@ -7,7 +7,10 @@
 //! that it is for, never on the order in which items are worked on. That is what lets a killed run resume, and a
 //! concurrent one reorder, without changing a single row.
 
+mod address;
 mod character;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod dialogue;
 mod generate;
 mod id;
@@ -17,6 +20,7 @@ mod prompt;
 mod random;
 mod split;
 
+pub use address::without_credentials;
 pub use character::{Character, Persona, Profile, ProfileField};
 pub use dialogue::{Dialogue, Instruction, Provenance, SourceNote, Strategy, Turn};
 pub use generate::{

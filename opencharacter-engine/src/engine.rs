@@ -120,6 +120,7 @@ impl Engine {
         request: GenerateRequest,
         sink: Option<TextSink>,
     ) -> Result<Completion, GenerateError> {
+        request.check()?;
         let Model { template, tokenizer, .. } = &**self.model();
         let tokens = template.encode_prompt(&request.messages, tokenizer).map_err(Self::refused)?;
         let constraint = match &request.schema {

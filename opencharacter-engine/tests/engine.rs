@@ -11,6 +11,7 @@ use std::{
 use futures_util::future::join_all;
 use opencharacter_core::{
     FinishReason, Generate, GenerateError, GenerateRequest, KeyedRandom, Message, Sampling, ScoreRequest,
+    conformance::examine,
 };
 use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_nn::{LoraAdapter, LoraConfig, Model, Parameter};
@@ -277,4 +278,10 @@ async fn what_fits_later_waits() {
         let alone = roomy.generate(request(question, 0.0, 60)).await.unwrap();
         assert_eq!(completion.unwrap().text, alone.text);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_what_every_model_must() {
+    let report = examine(&engine(EngineOptions::default()), &|duration| Box::pin(tokio::time::sleep(duration))).await;
+    assert!(report.passed(), "{report}");
 }

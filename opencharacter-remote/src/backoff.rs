@@ -8,6 +8,7 @@ use opencharacter_core::KeyedRandom;
 pub(crate) struct Backoff {
     random: KeyedRandom,
     next: Duration,
+    longest: Duration,
 }
 
 const FIRST: Duration = Duration::from_millis(500);
@@ -16,13 +17,18 @@ const LONGEST: Duration = Duration::from_secs(30);
 impl Backoff {
     /// `key` tells calls apart.
     pub(crate) fn new(key: u64) -> Self {
-        Self { random: KeyedRandom::new(key, &["backoff"]), next: FIRST }
+        Self::between(FIRST, LONGEST, key)
+    }
+
+    /// Pauses that begin with `first` and are never longer than `longest`.
+    pub(crate) fn between(first: Duration, longest: Duration, key: u64) -> Self {
+        Self { random: KeyedRandom::new(key, &["backoff"]), next: first.min(longest), longest }
     }
 
     /// How long to wait before the next try; at least `asked`, where the endpoint asked for a pause.
     pub(crate) fn pause(&mut self, asked: Option<Duration>) -> Duration {
         let whole = self.next;
-        self.next = (whole * 2).min(LONGEST);
+        self.next = (whole * 2).min(self.longest);
         let drawn = whole.mul_f64(0.5 + 0.5 * self.random.uniform());
         // A little later than asked, and not all at that very moment.
         asked.map_or(drawn, |asked| asked + drawn.min(asked / 4))

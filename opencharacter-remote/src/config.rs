@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use opencharacter_core::without_credentials;
 use reqwest::Url;
 
 use crate::{ApiKey, RemoteError};
@@ -78,14 +79,6 @@ impl EndpointConfig {
             url.set_path(&path);
         }
         Ok(Self { base_url: url, key })
-    }
-}
-
-/// The address as it may be shown.
-fn without_credentials(address: &str) -> String {
-    match (address.find("://"), address.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://...@{}", &address[..scheme], &address[at + 1..]),
-        _ => address.to_owned(),
     }
 }
 

@@ -1,30 +1,28 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use opencharacter_core::{Completion, GenerateRequest, Message, TextSink};
-use reqwest::{
-    Client, Response, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
-    redirect,
-};
+use opencharacter_core::{Completion, TextSink, without_credentials};
+use reqwest::{Method, Url, header::CONTENT_TYPE};
+use serde_json::{Map, Value};
 
 use crate::{
-    EndpointConfig, RemoteConfig, RemoteError, extract,
+    EndpointConfig, RemoteConfig, RemoteError,
+    call::Call,
     fault::Fault,
+    http::{self, Http},
+    notice::Notices,
     pace::Pace,
-    quirks::Quirks,
+    quirks::{LearnedQuirks, Quirks},
     stream::StreamedReply,
     window::Window,
-    wire::{Reply, body},
+    wire::Reply,
 };
 
-/// A reply longer than this is no answer to a question.
-const LONGEST_REPLY: usize = 64 << 20;
 /// So many failures in a row and no answer between: the endpoint gets a rest.
 const TOLERATED: usize = 5;
 const LONGEST_REST: Duration = Duration::from_secs(20);
@@ -32,11 +30,13 @@ const LONGEST_REST: Duration = Duration::from_secs(20);
 /// One place where a model is served, with what was learned of it.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
-    client: Client,
+    http: Http,
     url: Url,
+    /// Where it is, without anything secret.
+    address: String,
     pub(crate) window: Arc<Window>,
     pub(crate) pace: Pace,
-    quirks: AtomicU16,
+    quirks: LearnedQuirks,
     /// Since its last answer.
     failures: AtomicUsize,
     longest_rest: Duration,
@@ -45,34 +45,17 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(config: &EndpointConfig, remote: &RemoteConfig) -> Result<Self, RemoteError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(key) = &config.key
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
-        {
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        let client = Client::builder()
-            .default_headers(headers)
-            .connect_timeout(remote.connect_timeout)
-            .timeout(remote.request_timeout)
-            .pool_max_idle_per_host(usize::MAX)
-            // A key must not follow a redirect, and an endpoint that moved should be named anew.
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(RemoteError::Client)?;
-        let url = config.base_url.join("chat/completions").map_err(|error| RemoteError::Address {
-            address: config.base_url.to_string(),
-            reason: error.to_string(),
-        })?;
+    pub(crate) fn new(config: &EndpointConfig, remote: &RemoteConfig, notices: Notices) -> Result<Self, RemoteError> {
+        let http = Http::new(config, remote.connect_timeout, remote.request_timeout)?;
+        let url = http.url(&["chat", "completions"]);
+        let address = without_credentials(url.as_str());
         Ok(Self {
-            client,
+            quirks: LearnedQuirks::new(Quirks::default(), &address, notices),
+            address,
+            http,
             url,
             window: Window::new(remote.max_in_flight),
             pace: Pace::default(),
-            quirks: AtomicU16::new(0),
             failures: AtomicUsize::new(0),
             // Several tries must fit into the time after which the model counts as gone.
             longest_rest: LONGEST_REST.min(remote.down_after / 8),
@@ -82,7 +65,7 @@ impl Endpoint {
 
     /// Where it is, without anything secret.
     pub(crate) fn address(&self) -> &str {
-        self.url.as_str()
+        &self.address
     }
 
     pub(crate) fn is_usable(&self) -> bool {
@@ -110,67 +93,32 @@ impl Endpoint {
     pub(crate) async fn call(
         &self,
         model: &str,
-        request: &GenerateRequest,
-        repairs: &[Message],
+        call: &Call,
         mut sink: Option<&mut TextSink>,
     ) -> Result<Completion, Fault> {
         loop {
-            let quirks = Quirks::from_bits(self.quirks.load(Ordering::Relaxed));
-            let mut body = body(model, request, repairs, quirks);
+            let quirks = self.quirks.now();
+            let mut body = call.body(model, quirks);
             if sink.is_some() {
                 body.insert("stream".into(), true.into());
                 body.insert("stream_options".into(), serde_json::json!({ "include_usage": true }));
             }
-            let result = self.send(&body, sink.as_deref_mut()).await;
-            if let Err(Fault::Rejected { status: 400 | 422, reason }) = &result
-                && let Some((learned, field)) = quirks.learn(body.keys().map(String::as_str), reason)
-            {
-                if self.quirks.swap(learned.bits(), Ordering::Relaxed) == quirks.bits() {
-                    eprintln!("{} does not take `{field}` ({reason}); going on without", self.address());
-                }
-                continue;
+            match self.send(&body, sink.as_deref_mut()).await {
+                Err(fault) if self.quirks.learn(quirks, &body, &fault) => {}
+                result => return call.checked(result?),
             }
-            let completion = result?;
-            return match &request.schema {
-                None => Ok(completion),
-                Some(schema) => match extract::checked(&completion.text, schema) {
-                    Ok(text) => Ok(Completion { text, ..completion }),
-                    Err(reason) => Err(Fault::BreaksSchema { answer: completion.text, reason }),
-                },
-            };
         }
     }
 
-    async fn send(
-        &self,
-        body: &serde_json::Map<String, serde_json::Value>,
-        sink: Option<&mut TextSink>,
-    ) -> Result<Completion, Fault> {
+    async fn send(&self, body: &Map<String, Value>, sink: Option<&mut TextSink>) -> Result<Completion, Fault> {
         let bytes = serde_json::to_vec(body).map_err(|error| Fault::Malformed(error.to_string()))?;
-        let request = self.client.post(self.url.clone()).body(bytes);
-        let response = request.send().await.map_err(|error| Fault::of_transport(&error))?;
+        let request = self.http.request(Method::POST, self.url.clone());
+        let response = http::reply_to(request.header(CONTENT_TYPE, "application/json").body(bytes)).await?;
         self.pace.heard(response.headers());
-        let status = response.status();
-        if !status.is_success() {
-            let headers = response.headers().clone();
-            let body = read(response).await.unwrap_or_default();
-            return Err(Fault::of_reply(status, &headers, &String::from_utf8_lossy(&body)));
-        }
+        let response = http::successful(response).await?;
         match sink {
-            None => Reply::completion(&read(response).await?),
+            None => Reply::parse(&http::read(response).await?)?.completion(),
             Some(sink) => StreamedReply::read(response, sink).await,
         }
     }
-}
-
-/// A reply's whole body.
-async fn read(mut response: Response) -> Result<Vec<u8>, Fault> {
-    let mut bytes = Vec::with_capacity(response.content_length().unwrap_or(0).min(1 << 20) as usize);
-    while let Some(chunk) = response.chunk().await.map_err(|error| Fault::of_transport(&error))? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > LONGEST_REPLY {
-            return Err(Fault::Malformed(format!("the reply is longer than {LONGEST_REPLY} bytes")));
-        }
-    }
-    Ok(bytes)
 }

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 /// Why a remote model cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -28,4 +30,15 @@ pub enum RemoteError {
     /// The HTTP client cannot be built.
     #[error("the HTTP client cannot start: {0}")]
     Client(reqwest::Error),
+    /// The folder of submitted batches cannot be used.
+    #[error("the folder of submitted batches `{folder}`: {reason}", folder = folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A batch model gathers calls in the background.
+    #[error("a batch model must be opened within a tokio runtime; call it from an asynchronous function")]
+    NoRuntime,
 }

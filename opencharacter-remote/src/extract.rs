@@ -1,5 +1,6 @@
 //! JSON from models that are only asked for it.
 
+use jsonschema::Validator;
 use opencharacter_core::{Message, Role};
 use serde_json::Value;
 
@@ -22,12 +23,11 @@ pub(crate) fn repair(answer: &str, reason: &str) -> [Message; 2] {
     [Message::assistant(answer), Message::user(words)]
 }
 
-/// The JSON document in an answer, checked against `schema`.
-pub(crate) fn checked(answer: &str, schema: &Value) -> Result<String, String> {
+/// The JSON document in an answer, checked against its schema.
+pub(crate) fn checked(answer: &str, schema: &Validator) -> Result<String, String> {
     let text = document(answer);
     let value: Value = serde_json::from_str(text).map_err(|error| format!("not valid JSON: {error}"))?;
-    let validator = jsonschema::validator_for(schema).map_err(|error| format!("the schema itself: {error}"))?;
-    match validator.iter_errors(&value).next() {
+    match schema.iter_errors(&value).next() {
         None => Ok(text.to_owned()),
         Some(error) => Err(format!("at `{}`: {error}", error.instance_path())),
     }
@@ -48,6 +48,7 @@ mod tests {
     #[test]
     fn a_document_is_found_and_checked() {
         let schema = json!({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]});
+        let schema = jsonschema::validator_for(&schema).unwrap();
         for answer in ["{\"age\": 5}", "```json\n{\"age\": 5}\n```", "Here it is: {\"age\": 5}. Anything else?"] {
             assert_eq!(checked(answer, &schema).unwrap(), "{\"age\": 5}");
         }

@@ -3,7 +3,9 @@
 //! ```no_run
 //! use opencharacter_remote::{EndpointConfig, RemoteConfig, RemoteModel};
 //! let endpoint = EndpointConfig::new("http://localhost:8000/v1", None)?;
-//! let teacher = RemoteModel::new(RemoteConfig::new("llama-3.1-70b-instruct", vec![endpoint]))?;
+//! let teacher = RemoteModel::new(RemoteConfig::new("llama-3.1-70b-instruct", vec![endpoint]), |notice| {
+//!     eprintln!("{notice}");
+//! })?;
 //! # Ok::<(), opencharacter_remote::RemoteError>(())
 //! ```
 //!
@@ -18,20 +20,30 @@
 //!
 //! No failure becomes an answer: an empty reply, half a body or JSON that does not satisfy its schema is an error.
 //!
+//! # In batches
+//!
+//! [`BatchModel`] asks the same endpoints through their batch API, where they have one: files of requests, answered
+//! within a day, usually at half the price. What was submitted is found again by whoever comes after a kill.
+//!
 //! [`GenerateError::Failed`]: opencharacter_core::GenerateError::Failed
 //! [`GenerateError::Unavailable`]: opencharacter_core::GenerateError::Unavailable
 
 mod api_key;
 mod backoff;
+mod batch;
 mod breaker;
+mod call;
 mod config;
 mod endpoint;
 mod error;
 mod extract;
 mod fault;
+mod http;
+mod lines;
 #[cfg(feature = "mock")]
 pub mod mock;
 mod model;
+mod notice;
 mod pace;
 mod quirks;
 mod stream;
@@ -39,6 +51,8 @@ mod window;
 mod wire;
 
 pub use api_key::ApiKey;
+pub use batch::{BatchConfig, BatchModel};
 pub use config::{EndpointConfig, RemoteConfig};
 pub use error::RemoteError;
 pub use model::{RemoteModel, RemoteStatistics};
+pub use notice::Notice;

@@ -1,13 +1,10 @@
 use std::{
-    sync::{
-        Once,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use opencharacter_core::{
-    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Message, Score, ScoreRequest, TextSink,
+    BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest, TextSink,
 };
 use tokio::time::{Instant, sleep};
 
@@ -15,9 +12,10 @@ use crate::{
     RemoteConfig, RemoteError,
     backoff::Backoff,
     breaker::{Breaker, Gate},
+    call::{self, Call},
     endpoint::Endpoint,
-    extract,
     fault::Fault,
+    notice::{Notice, Notices},
     window::Place,
 };
 
@@ -30,6 +28,7 @@ pub struct RemoteModel {
     fingerprint: String,
     calls: AtomicU64,
     counts: Counts,
+    notices: Notices,
 }
 
 #[derive(Debug, Default)]
@@ -58,28 +57,23 @@ pub struct RemoteStatistics {
 /// A window of so few places that still meets refusals is not what is too large: the rate is.
 const FEW_PLACES: usize = 4;
 
-/// Tries of a call whose answers cannot be used.
-const MALFORMED_TRIES: usize = 3;
-
 impl RemoteModel {
-    /// A model as `config` says; nothing is asked of it yet.
+    /// A model as `config` says; nothing is asked of it yet. `told` gets the notices.
     ///
     /// # Errors
     /// [`RemoteError::Setting`], [`RemoteError::Client`].
-    pub fn new(config: RemoteConfig) -> Result<Self, RemoteError> {
-        static PROVIDER: Once = Once::new();
-        // reqwest is built without a cryptography of its own. A provider that the process has set before stays.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+    pub fn new(config: RemoteConfig, told: impl Fn(Notice) + Send + Sync + 'static) -> Result<Self, RemoteError> {
         config.validate()?;
-        let endpoints =
-            config.endpoints.iter().map(|endpoint| Endpoint::new(endpoint, &config)).collect::<Result<_, _>>()?;
+        let notices = Notices::new(told);
+        let endpoint = |endpoint| Endpoint::new(endpoint, &config, notices.clone());
+        let endpoints = config.endpoints.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(Self {
             endpoints,
             breaker: Breaker::new(config.down_after),
-            // Where it is served does not change what it says: a run may move to another endpoint and go on.
-            fingerprint: format!("openai:{}", config.model),
+            fingerprint: fingerprint(&config.model),
             calls: AtomicU64::new(0),
             counts: Counts::default(),
+            notices,
             config,
         })
     }
@@ -107,10 +101,8 @@ impl RemoteModel {
     }
 
     async fn answer(&self, request: GenerateRequest, mut sink: Option<TextSink>) -> Result<Completion, GenerateError> {
-        let mut call = Call {
-            request,
-            repairs: Vec::new(),
-            malformed: 0,
+        let mut call = Call::new(request)?;
+        let mut tries = Tries {
             backoff: Backoff::new(self.calls.fetch_add(1, Ordering::Relaxed)),
             began: None,
             last_reason: "every endpoint refused".into(),
@@ -119,14 +111,14 @@ impl RemoteModel {
             if let Gate::Gone(reason) = self.breaker.pass().await {
                 return Err(self.gone(&reason));
             }
-            let Some(endpoint) = self.roomiest() else { return Err(self.unavailable(call.last_reason)) };
+            let Some(endpoint) = self.roomiest() else { return Err(self.unavailable(tries.last_reason)) };
             let elsewhere = |other: &&Endpoint| other.is_usable() && !std::ptr::eq(*other, endpoint);
             let patient = self.endpoints.iter().filter(elsewhere).all(|other| other.window.is_paused());
             let Some(place) = self.unless_gone(endpoint.window.enter(patient)).await? else { continue };
             self.unless_gone(endpoint.pace.enter()).await?;
-            call.began.get_or_insert_with(Instant::now);
+            tries.began.get_or_insert_with(Instant::now);
             self.counts.requests.fetch_add(1, Ordering::Relaxed);
-            let result = endpoint.call(&self.config.model, &call.request, &call.repairs, sink.as_mut()).await;
+            let result = endpoint.call(&self.config.model, &call, sink.as_mut()).await;
             match result {
                 Ok(completion) => {
                     self.counts.answers.fetch_add(1, Ordering::Relaxed);
@@ -137,7 +129,7 @@ impl RemoteModel {
                     return Ok(completion);
                 }
                 Err(fault) => {
-                    let pause = self.after(&fault, endpoint, place, &mut call)?;
+                    let pause = self.after(&fault, endpoint, place, &mut call, &mut tries)?;
                     self.unless_gone(sleep(pause)).await?;
                 }
             }
@@ -168,9 +160,10 @@ impl RemoteModel {
         endpoint: &Endpoint,
         place: Place,
         call: &mut Call,
+        tries: &mut Tries,
     ) -> Result<Duration, GenerateError> {
         let reason = format!("{}: {}", endpoint.address(), fault.reason());
-        reason.clone_into(&mut call.last_reason);
+        reason.clone_into(&mut tries.last_reason);
         let counter =
             if matches!(fault, Fault::Overloaded { .. }) { &self.counts.overloads } else { &self.counts.failures };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -183,16 +176,11 @@ impl RemoteModel {
             Fault::Malformed(_) | Fault::BreaksSchema { .. } => {
                 self.breaker.answered();
                 endpoint.answered();
-                call.malformed += 1;
-                if call.malformed >= MALFORMED_TRIES {
-                    return Err(
-                        self.failed(format!("{MALFORMED_TRIES} answers could not be used, the last one: {reason}"))
-                    );
-                }
-                if let Fault::BreaksSchema { answer, reason } = fault {
-                    call.repairs = extract::repair(answer, reason).into();
-                }
-                return Ok(Duration::ZERO);
+                return if call.may_repair(fault) {
+                    Ok(Duration::ZERO)
+                } else {
+                    Err(self.failed(call::useless(&reason)))
+                };
             }
             Fault::Unusable(_) => {
                 endpoint.set_unusable();
@@ -214,10 +202,10 @@ impl RemoteModel {
             }
         };
         if self.breaker.failed(&reason) {
-            eprintln!("{reason}; nothing answers any more, so calls wait while one in a while asks again");
+            self.notices.tell(Notice::NothingAnswers { reason: reason.clone() });
         }
-        let pause = call.backoff.pause(asked);
-        let tried = call.began.map_or(Duration::ZERO, |began| began.elapsed());
+        let pause = tries.backoff.pause(asked);
+        let tried = tries.began.map_or(Duration::ZERO, |began| began.elapsed());
         if tried + pause > self.config.give_up_after {
             return Err(self.failed(format!("tried for {:.0} s, the last time: {reason}", tried.as_secs_f64())));
         }
@@ -229,15 +217,22 @@ impl RemoteModel {
     }
 }
 
-/// A call on its way.
-struct Call {
-    request: GenerateRequest,
-    /// An answer that broke its schema, and what was said of it.
-    repairs: Vec<Message>,
-    malformed: usize,
+/// What a call has gone through.
+struct Tries {
     backoff: Backoff,
     began: Option<Instant>,
     last_reason: String,
+}
+
+/// Where a model is served, and whether in batches, does not change what it says: a run may move and go on.
+pub(crate) fn fingerprint(model: &str) -> String {
+    format!("openai:{model}")
+}
+
+/// Why chat completions have no `score`.
+pub(crate) fn unsupported_score(fingerprint: &str) -> GenerateError {
+    let what = "report how likely a given text is (chat completions have no such call); score with an embedded model";
+    GenerateError::Unsupported { model: fingerprint.to_owned(), what: what.into() }
 }
 
 impl Generate for RemoteModel {
@@ -258,9 +253,6 @@ impl Generate for RemoteModel {
     }
 
     fn score(&self, _: ScoreRequest) -> BoxFuture<'_, Result<Score, GenerateError>> {
-        let what =
-            "report how likely a given text is (chat completions have no such call); score with an embedded model";
-        let error = GenerateError::Unsupported { model: self.fingerprint.clone(), what: what.into() };
-        Box::pin(std::future::ready(Err(error)))
+        Box::pin(std::future::ready(Err(unsupported_score(&self.fingerprint))))
     }
 }

@@ -1,3 +1,12 @@
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    fault::Fault,
+    notice::{Notice, Notices},
+};
+
 /// What an endpoint does not take, learned from how it refuses: one bit per request field that can be left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Quirks(u16);
@@ -42,12 +51,45 @@ impl Quirks {
         Some((Self(self.0 | 1 << bit), FIELDS[bit].0))
     }
 
-    pub(crate) fn bits(self) -> u16 {
-        self.0
+    /// The fields that the endpoint does not take.
+    pub(crate) fn left_out(self) -> impl Iterator<Item = &'static str> {
+        FIELDS.iter().map(|(name, _)| *name).filter(move |name| !self.takes(name))
     }
 
-    pub(crate) fn from_bits(bits: u16) -> Self {
-        Self(bits)
+    /// An endpoint that does not take these fields; names that are none say nothing.
+    pub(crate) fn leaving_out<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let bits = names.filter_map(|name| FIELDS.iter().position(|(field, _)| *field == name));
+        Self(bits.fold(0, |bits, bit| bits | 1 << bit))
+    }
+}
+
+/// What all calls have learned of one endpoint.
+#[derive(Debug)]
+pub(crate) struct LearnedQuirks {
+    bits: AtomicU16,
+    endpoint: String,
+    notices: Notices,
+}
+
+impl LearnedQuirks {
+    pub(crate) fn new(known: Quirks, endpoint: &str, notices: Notices) -> Self {
+        Self { bits: AtomicU16::new(known.0), endpoint: endpoint.to_owned(), notices }
+    }
+
+    pub(crate) fn now(&self) -> Quirks {
+        Quirks(self.bits.load(Ordering::Relaxed))
+    }
+
+    /// Whether a body that was made for `quirks` and came back with `fault` is worth another try with less in it.
+    pub(crate) fn learn(&self, quirks: Quirks, body: &Map<String, Value>, fault: &Fault) -> bool {
+        let Fault::Rejected { status: 400 | 422, reason } = fault else { return false };
+        let Some((learned, field)) = quirks.learn(body.keys().map(String::as_str), reason) else { return false };
+        let before = Quirks(self.bits.fetch_or(learned.0, Ordering::Relaxed));
+        if before.takes(field) {
+            let (endpoint, reason) = (self.endpoint.clone(), reason.clone());
+            self.notices.tell(Notice::FieldLeftOut { endpoint, field, reason });
+        }
+        true
     }
 }
 
@@ -69,5 +111,7 @@ mod tests {
         // What was not sent cannot be to blame.
         assert_eq!(Quirks::default().learn(["model"].into_iter(), "top_k"), None);
         assert_eq!(Quirks::default().learn(sent(), "the prompt is too long"), None);
+        assert_eq!(Quirks::leaving_out(quirks.left_out()), quirks);
+        assert_eq!(quirks.left_out().collect::<Vec<_>>(), ["response_format", "max_tokens", "top_k"]);
     }
 }

@@ -4,13 +4,15 @@ use serde::Deserialize;
 
 use crate::{
     fault::Fault,
+    http::chunk_of,
+    lines::Lines,
     wire::{Usage, finish},
 };
 
 /// An answer that arrives in pieces, as server-sent events.
 #[derive(Debug, Default)]
 pub(crate) struct StreamedReply {
-    pending: Vec<u8>,
+    lines: Lines,
     text: String,
     finish: Option<FinishReason>,
     usage: Usage,
@@ -40,19 +42,18 @@ impl StreamedReply {
     pub(crate) async fn read(mut response: Response, sink: &mut TextSink) -> Result<Completion, Fault> {
         let mut reply = Self::default();
         loop {
-            match response.chunk().await {
+            match chunk_of(&mut response).await {
                 Ok(Some(chunk)) => reply.take(&chunk, sink)?,
                 Ok(None) => return reply.completion(),
-                Err(error) => return Err(reply.broken(Fault::of_transport(&error))),
+                Err(fault) => return Err(reply.broken(fault)),
             }
         }
     }
 
     /// Reads the whole lines that there are now.
     fn take(&mut self, chunk: &[u8], sink: &mut TextSink) -> Result<(), Fault> {
-        self.pending.extend_from_slice(chunk);
-        while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=end).collect();
+        self.lines.push(chunk).map_err(|fault| self.broken(fault))?;
+        while let Some(line) = self.lines.next() {
             let Some(data) = line.trim_ascii().strip_prefix(b"data:") else { continue };
             let data = data.trim_ascii();
             if data.is_empty() || data == b"[DONE]" {

@@ -114,12 +114,15 @@ impl Usage {
 }
 
 impl Reply {
-    /// The answer in a reply's body.
-    pub(crate) fn completion(body: &[u8]) -> Result<Completion, Fault> {
+    /// A reply's body.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, Fault> {
+        serde_json::from_slice(body).map_err(|error| Fault::Malformed(format!("the reply is no JSON: {error}")))
+    }
+
+    /// The answer in it.
+    pub(crate) fn completion(self) -> Result<Completion, Fault> {
         let malformed = |reason: &str| Fault::Malformed(reason.to_owned());
-        let reply: Self =
-            serde_json::from_slice(body).map_err(|error| Fault::Malformed(format!("the reply is no JSON: {error}")))?;
-        let choice = reply.choices.into_iter().next().ok_or_else(|| malformed("the reply holds no choice"))?;
+        let choice = self.choices.into_iter().next().ok_or_else(|| malformed("the reply holds no choice"))?;
         let finish = finish(choice.finish_reason.as_deref())?;
         let message = choice.message.ok_or_else(|| malformed("the reply holds no message"))?;
         if let Some(refusal) = message.refusal.filter(|text| !text.is_empty()) {
@@ -131,7 +134,7 @@ impl Reply {
             token: token.likely(),
             top: token.top_logprobs.iter().map(TokenEntry::likely).collect(),
         });
-        Ok(reply.usage.unwrap_or_default().completion(text, finish, log_probs.collect()))
+        Ok(self.usage.unwrap_or_default().completion(text, finish, log_probs.collect()))
     }
 }
 
@@ -156,7 +159,7 @@ mod tests {
     fn a_reply_is_an_answer_only_when_it_is_whole() {
         let whole = r#"{"choices": [{"message": {"content": "Good day."}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}}"#;
-        let completion = Reply::completion(whole.as_bytes()).unwrap();
+        let completion = Reply::parse(whole.as_bytes()).unwrap().completion().unwrap();
         assert_eq!((completion.text.as_str(), completion.finish), ("Good day.", FinishReason::Stop));
         assert_eq!((completion.prompt_tokens, completion.cached_tokens, completion.completion_tokens), (7, 4, 3));
         for (body, part) in [
@@ -173,7 +176,7 @@ mod tests {
                 "refused: No.",
             ),
         ] {
-            let fault = Reply::completion(body.as_bytes()).unwrap_err();
+            let fault = Reply::parse(body.as_bytes()).and_then(Reply::completion).unwrap_err();
             assert!(fault.reason().contains(part), "{body}: {fault:?}");
         }
     }

@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, future::join_all, stream};
-use opencharacter_core::{Completion, FinishReason, Generate, GenerateError, GenerateRequest, Message, Sampling};
+use opencharacter_core::{
+    Completion, FinishReason, Generate, GenerateError, GenerateRequest, Message, Sampling, conformance::examine,
+};
 use opencharacter_remote::{
-    EndpointConfig, RemoteConfig, RemoteModel,
+    EndpointConfig, Notice, RemoteConfig, RemoteModel,
     mock::{MockEndpoint, MockFault, MockOptions},
 };
 use serde_json::json;
@@ -33,7 +35,7 @@ async fn ask_all(model: &RemoteModel, count: usize) -> Vec<Result<Completion, Ge
 #[tokio::test]
 async fn an_answer_is_what_the_endpoint_said() {
     let mock = MockEndpoint::start(MockOptions::default()).await.unwrap();
-    let model = RemoteModel::new(config(&[&mock])).unwrap();
+    let model = RemoteModel::new(config(&[&mock]), |_| {}).unwrap();
     let completion = model.generate(request("Good day")).await.unwrap();
     assert_eq!(completion.text, "You said: Good day");
     assert_eq!(
@@ -67,7 +69,7 @@ async fn every_call_ends_with_its_own_answer_whatever_the_endpoint_does() {
     ];
     let latency = Duration::from_millis(5);
     let mock = MockEndpoint::start(MockOptions { latency, faults, seed: 3, ..MockOptions::default() }).await.unwrap();
-    let model = RemoteModel::new(config(&[&mock])).unwrap();
+    let model = RemoteModel::new(config(&[&mock]), |_| {}).unwrap();
     let results = ask_all(&model, 600).await;
     let mut failed = 0;
     for (number, result) in results.iter().enumerate() {
@@ -94,7 +96,7 @@ async fn every_call_ends_with_its_own_answer_whatever_the_endpoint_does() {
 async fn the_window_finds_what_an_endpoint_bears() {
     let options = MockOptions { latency: Duration::from_millis(20), capacity: 40, ..MockOptions::default() };
     let mock = MockEndpoint::start(options).await.unwrap();
-    let model = RemoteModel::new(RemoteConfig { max_in_flight: 1000, ..config(&[&mock]) }).unwrap();
+    let model = RemoteModel::new(RemoteConfig { max_in_flight: 1000, ..config(&[&mock]) }, |_| {}).unwrap();
     let results = ask_all(&model, 2000).await;
     assert!(results.iter().all(Result::is_ok));
     let statistics = model.statistics();
@@ -106,7 +108,7 @@ async fn the_window_finds_what_an_endpoint_bears() {
 async fn a_pause_that_was_asked_for_is_kept_by_all() {
     let faults = vec![(MockFault::TooManyFor(1), 0.5)];
     let mock = MockEndpoint::start(MockOptions { faults, seed: 2, ..MockOptions::default() }).await.unwrap();
-    let model = RemoteModel::new(RemoteConfig { max_in_flight: 1, ..config(&[&mock]) }).unwrap();
+    let model = RemoteModel::new(RemoteConfig { max_in_flight: 1, ..config(&[&mock]) }, |_| {}).unwrap();
     let started = Instant::now();
     let results = ask_all(&model, 6).await;
     assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -119,7 +121,7 @@ async fn a_pause_that_was_asked_for_is_kept_by_all() {
 async fn a_dead_endpoint_ends_the_run_in_the_time_that_was_said() {
     let mock = MockEndpoint::start(MockOptions::default()).await.unwrap();
     let config = RemoteConfig { down_after: Duration::from_secs(3), ..config(&[&mock]) };
-    let model = RemoteModel::new(config).unwrap();
+    let model = RemoteModel::new(config, |_| {}).unwrap();
     model.generate(request("Are you there?")).await.unwrap();
     drop(mock);
     let started = Instant::now();
@@ -134,7 +136,7 @@ async fn a_dead_endpoint_ends_the_run_in_the_time_that_was_said() {
 async fn calls_go_where_the_model_is_served() {
     let options = MockOptions { latency: Duration::from_millis(5), ..MockOptions::default() };
     let mocks = [MockEndpoint::start(options.clone()).await.unwrap(), MockEndpoint::start(options).await.unwrap()];
-    let model = RemoteModel::new(config(&[&mocks[0], &mocks[1]])).unwrap();
+    let model = RemoteModel::new(config(&[&mocks[0], &mocks[1]]), |_| {}).unwrap();
     assert!(ask_all(&model, 400).await.iter().all(Result::is_ok));
     assert!(mocks.iter().all(|mock| mock.requests() > 100), "{:?}", mocks.each_ref().map(MockEndpoint::requests));
     let [gone, stays] = mocks;
@@ -148,7 +150,8 @@ async fn calls_go_where_the_model_is_served() {
 async fn what_an_endpoint_does_not_take_is_left_out() {
     for field in ["top_k", "max_tokens", "seed"] {
         let mock = MockEndpoint::start(MockOptions { refuses: Some(field), ..MockOptions::default() }).await.unwrap();
-        let model = RemoteModel::new(config(&[&mock])).unwrap();
+        let (told, notices) = mpsc::channel();
+        let model = RemoteModel::new(config(&[&mock]), move |notice| told.send(notice).unwrap()).unwrap();
         let mut asked = request("Hi");
         asked.sampling.top_k = 40;
         let result = model.generate(asked.clone()).await;
@@ -159,6 +162,11 @@ async fn what_an_endpoint_does_not_take_is_left_out() {
             result.unwrap();
             model.generate(asked).await.unwrap();
             assert_eq!(mock.requests(), 3, "learned once");
+            let notices: Vec<Notice> = notices.try_iter().collect();
+            assert!(
+                matches!(&notices[..], [Notice::FieldLeftOut { field: left_out, .. }] if *left_out == field),
+                "{notices:?}"
+            );
         }
     }
 }
@@ -175,14 +183,14 @@ async fn a_schema_is_kept_with_and_without_the_endpoints_help() {
             if last.contains("/age") { "```json\n{\"age\": 5}\n```".into() } else { "{\"age\": \"five\"}".into() }
         });
         let mock = MockEndpoint::start(MockOptions { refuses, answer, ..MockOptions::default() }).await.unwrap();
-        let model = RemoteModel::new(config(&[&mock])).unwrap();
+        let model = RemoteModel::new(config(&[&mock]), |_| {}).unwrap();
         let asked = GenerateRequest { schema: Some(schema.clone()), ..request("Invent a person.") };
         assert_eq!(model.generate(asked).await.unwrap().text, "{\"age\": 5}");
         assert_eq!(model.statistics().answers, 1);
     }
     let answer = Arc::new(|_: &serde_json::Value| "I would rather not.".to_owned());
     let mock = MockEndpoint::start(MockOptions { answer, ..MockOptions::default() }).await.unwrap();
-    let model = RemoteModel::new(config(&[&mock])).unwrap();
+    let model = RemoteModel::new(config(&[&mock]), |_| {}).unwrap();
     let asked = GenerateRequest { schema: Some(schema), ..request("Invent a person.") };
     let error = model.generate(asked).await.unwrap_err();
     assert!(matches!(&error, GenerateError::Failed { reason, .. } if reason.contains("not valid JSON")), "{error}");
@@ -192,8 +200,18 @@ async fn a_schema_is_kept_with_and_without_the_endpoints_help() {
 async fn a_dropped_call_frees_its_place() {
     let options = MockOptions { latency: Duration::from_millis(300), ..MockOptions::default() };
     let mock = MockEndpoint::start(options).await.unwrap();
-    let model = RemoteModel::new(RemoteConfig { max_in_flight: 2, ..config(&[&mock]) }).unwrap();
+    let model = RemoteModel::new(RemoteConfig { max_in_flight: 2, ..config(&[&mock]) }, |_| {}).unwrap();
     let dropped = join_all((0..2).map(|number| model.generate(request(&number.to_string()))));
     assert!(tokio::time::timeout(Duration::from_millis(50), dropped).await.is_err());
     tokio::time::timeout(Duration::from_secs(1), model.generate(request("next"))).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_does_what_every_model_must() {
+    let options = MockOptions { latency: Duration::from_millis(60), tiny_model: true, ..MockOptions::default() };
+    let mock = MockEndpoint::start(options).await.unwrap();
+    // Few places: those that dropped calls kept would be missed.
+    let model = RemoteModel::new(RemoteConfig { max_in_flight: 4, ..config(&[&mock]) }, |_| {}).unwrap();
+    let report = examine(&model, &|duration| Box::pin(tokio::time::sleep(duration))).await;
+    assert!(report.passed(), "{report}");
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use object_store::{ObjectStore, ObjectStoreExt as _, aws::AmazonS3Builder};
+use opencharacter_core::without_credentials;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
@@ -243,14 +244,6 @@ fn hash_of(path: &Path) -> io::Result<String> {
         }
     }
     Ok(opencharacter_core::hex(&hasher.finalize()))
-}
-
-/// The address as it may be shown.
-fn without_credentials(address: &str) -> String {
-    match (address.find("://"), address.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}://...@{}", &address[..scheme], &address[at + 1..]),
-        _ => address.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ pub fn load(name: &str) -> Result<Arc<Model>> {
 pub fn generator(recipe: &ModelRecipe, loaded: Option<(&ModelRecipe, &Arc<Model>)>) -> Result<Box<dyn Generate>> {
     match (recipe, loaded) {
         (ModelRecipe::OpenAi(model), _) => {
-            Ok(Box::new(RemoteModel::new(model.config()?).context("the remote model cannot be used")?))
+            let remote = RemoteModel::new(model.config()?, |notice| eprintln!("{notice}"));
+            Ok(Box::new(remote.context("the remote model cannot be used")?))
         }
         (_, Some((name, model))) if name == recipe => Ok(Box::new(engine(model, EngineOptions::default())?)),
         (ModelRecipe::Embedded(name), _) => Ok(Box::new(engine(&load(name)?, EngineOptions::default())?)),

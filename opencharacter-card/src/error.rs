@@ -10,7 +10,7 @@ pub enum CardError {
         found: String,
     },
     /// More than is read of a stranger's file.
-    #[error("{what}: {size} {unit} are more than the {limit} that are read. Make it smaller, or take the file apart")]
+    #[error("{what}: {size} {unit} or more, where at most {limit} are read. Make it smaller, or leave parts of it out")]
     TooLarge {
         /// What is too large.
         what: String,
@@ -75,8 +75,8 @@ pub enum CardError {
     },
     /// A file whose name leads somewhere else.
     #[error(
-        "asset `{path}`: the name leads out of the card's own folder. Nothing was read; do not trust this file, or \
-         rename the asset to `assets/TYPE/...`"
+        "asset `{path}`: the name leads out of the card's own folder, or is no plain name. Nothing was read; do not trust \
+         this file, or rename the asset to `assets/TYPE/...`"
     )]
     UnsafePath {
         /// Its name.

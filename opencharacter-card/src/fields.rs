@@ -225,7 +225,10 @@ impl<'a> Reader<'a> {
 
     /// Warns that the field does not hold what was `expected`, and remembers what it is taken for.
     pub(crate) fn unreadable(&mut self, key: &str, expected: &str, instead: impl Into<Value>) {
-        let found = self.kept.values.get(key).map_or("nothing", kind_of);
+        let found = match self.kept.values.get(key).map_or("nothing", kind_of) {
+            "a list" if expected.starts_with("a list") => "a list with something else in it",
+            other => other,
+        };
         let place = self.place(key);
         self.warnings.add(place, format!("expected {expected}, found {found}; it is kept and not used"));
         self.kept.instead.insert(key.to_owned(), instead.into());

@@ -364,7 +364,8 @@ fn free_path(kind: &str, name: &str, ext: &str, taken: &BTreeMap<String, Vec<u8>
 
 fn looks_like_json(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start();
-    bytes.starts_with(b"{") || bytes.starts_with(b"[")
+    // UTF-16 is not read, and said to be what it is.
+    [b"{".as_slice(), b"[", b"\xFF\xFE", b"\xFE\xFF"].iter().any(|start| bytes.starts_with(start))
 }
 
 fn beginning(bytes: &[u8]) -> String {

@@ -109,7 +109,10 @@ pub(crate) fn decode_base64(text: &[u8], place: &str, limit: usize) -> Result<Ve
         });
     }
     let decode = |text: &[u8]| {
-        BASE64.decode(text).map_err(|error| CardError::encoding(place, format!("expected base64, found {error}")))
+        BASE64.decode(text).map_err(|error| {
+            let error = error.to_string();
+            CardError::encoding(place, format!("expected base64: {}", error.trim_end_matches('.')))
+        })
     };
     if text.iter().any(u8::is_ascii_whitespace) {
         let solid: Vec<u8> = text.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();

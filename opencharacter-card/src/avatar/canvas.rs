@@ -1,6 +1,6 @@
 //! A small picture and the few shapes that are drawn into it, edges smoothed by their distance.
 
-use std::io::Write as _;
+use std::{io::Write as _, ops::Range};
 
 use flate2::{Compression, write::ZlibEncoder};
 
@@ -41,6 +41,32 @@ impl Colour {
     }
 }
 
+/// A part of the picture, in pixels.
+#[derive(Debug, Clone, Copy)]
+struct Area {
+    left: f32,
+    top: f32,
+    right: f32,
+    bottom: f32,
+}
+
+impl Area {
+    fn around(centre: (f32, f32), radii: (f32, f32)) -> Self {
+        Self {
+            left: centre.0 - radii.0,
+            top: centre.1 - radii.1,
+            right: centre.0 + radii.0,
+            bottom: centre.1 + radii.1,
+        }
+    }
+
+    /// The columns that it touches.
+    fn columns(self, width: usize) -> Range<usize> {
+        let left = (self.left - 1.0).max(0.0) as usize;
+        left..((self.right + 2.0).max(0.0) as usize).min(width)
+    }
+}
+
 /// A picture in the making.
 pub(super) struct Canvas {
     width: usize,
@@ -53,11 +79,17 @@ impl Canvas {
         Self { width, height, pixels: vec![Colour::WHITE; width * height] }
     }
 
-    /// Lays `colour` over each pixel as far as `share` says at its middle.
-    fn blend(&mut self, colour: Colour, share: impl Fn(f32, f32) -> f32) {
-        for (index, pixel) in self.pixels.iter_mut().enumerate() {
-            let (x, y) = ((index % self.width) as f32 + 0.5, (index / self.width) as f32 + 0.5);
-            *pixel = pixel.mix(colour, share(x, y));
+    /// Lays `colour` over each pixel of a box as far as `share` says at its middle.
+    fn blend(&mut self, within: Area, colour: Colour, share: impl Fn(f32, f32) -> f32) {
+        let columns = within.columns(self.width);
+        for (y, row) in self.pixels.chunks_mut(self.width).enumerate() {
+            let y = y as f32 + 0.5;
+            if y < within.top - 1.0 || y > within.bottom + 1.0 {
+                continue;
+            }
+            for (x, pixel) in row.iter_mut().enumerate().take(columns.end).skip(columns.start) {
+                *pixel = pixel.mix(colour, share(x as f32 + 0.5, y));
+            }
         }
     }
 
@@ -65,14 +97,15 @@ impl Canvas {
     pub(super) fn gradient(&mut self, from: Colour, to: Colour) {
         let (width, height) = (self.width as f32, self.height as f32);
         self.pixels.fill(from);
-        self.blend(to, |x, y| {
+        self.blend(Area { left: 0.0, top: 0.0, right: width, bottom: height }, to, |x, y| {
             let share = (0.35 * x / width + 0.65 * y / height).clamp(0.0, 1.0);
             share * share * (3.0 - 2.0 * share)
         });
     }
 
     pub(super) fn disc(&mut self, centre_x: f32, centre_y: f32, radius: f32, colour: Colour, opacity: f32) {
-        self.blend(colour, |x, y| opacity * edge((x - centre_x).hypot(y - centre_y) - radius));
+        let within = Area::around((centre_x, centre_y), (radius, radius));
+        self.blend(within, colour, |x, y| opacity * edge((x - centre_x).hypot(y - centre_y) - radius));
     }
 
     /// The upper half of an ellipse, its flat side down at `bottom`.
@@ -85,7 +118,7 @@ impl Canvas {
         colour: Colour,
         opacity: f32,
     ) {
-        self.blend(colour, |x, y| {
+        self.blend(Area::around((centre_x, bottom), (radius_x, radius_y)), colour, |x, y| {
             let distance = ((x - centre_x) / radius_x).hypot((y - bottom) / radius_y) - 1.0;
             opacity * edge(distance * radius_x.min(radius_y)).min(edge(y - bottom))
         });
@@ -93,17 +126,19 @@ impl Canvas {
 
     /// Lines through points with a round pen of this radius, laid on once even where they cross.
     pub(super) fn strokes(&mut self, strokes: &[Vec<(f32, f32)>], radius: f32, colour: Colour, opacity: f32) {
-        let points = || strokes.iter().flatten();
-        let reach = radius + 1.0;
-        let left = points().map(|point| point.0).fold(f32::MAX, f32::min) - reach;
-        let right = points().map(|point| point.0).fold(f32::MIN, f32::max) + reach;
-        self.blend(colour, |x, y| {
-            if x < left || x > right {
-                return 0.0;
-            }
+        let fold = |of: fn(&(f32, f32)) -> f32, pick: fn(f32, f32) -> f32, start: f32| {
+            strokes.iter().flatten().map(of).fold(start, pick)
+        };
+        let within = Area {
+            left: fold(|point| point.0, f32::min, f32::MAX) - radius,
+            top: fold(|point| point.1, f32::min, f32::MAX) - radius,
+            right: fold(|point| point.0, f32::max, f32::MIN) + radius,
+            bottom: fold(|point| point.1, f32::max, f32::MIN) + radius,
+        };
+        self.blend(within, colour, |x, y| {
             let pairs = strokes.iter().flat_map(|stroke| stroke.iter().zip(stroke.iter().skip(1)));
             let nearest = pairs.map(|(from, to)| distance((x, y), *from, *to)).fold(f32::MAX, f32::min);
-            opacity * edge(nearest - radius)
+            opacity * edge(nearest.sqrt() - radius)
         });
     }
 
@@ -125,7 +160,7 @@ impl Canvas {
     /// Rows as differences to the row above, which a gradient makes small.
     fn packed_rows(&self) -> Vec<u8> {
         const UP: u8 = 2;
-        let mut packer = ZlibEncoder::new(Vec::new(), Compression::best());
+        let mut packer = ZlibEncoder::new(Vec::new(), Compression::default());
         let mut above = vec![0_u8; self.width * 3];
         for row in self.pixels.chunks(self.width) {
             let bytes: Vec<u8> =
@@ -145,11 +180,11 @@ fn edge(distance: f32) -> f32 {
     (0.5 - distance).clamp(0.0, 1.0)
 }
 
-/// From a point to a line between two others.
+/// From a point to a line between two others, squared.
 fn distance(point: (f32, f32), from: (f32, f32), to: (f32, f32)) -> f32 {
     let (x, y) = (point.0 - from.0, point.1 - from.1);
     let (along_x, along_y) = (to.0 - from.0, to.1 - from.1);
     let length = along_x * along_x + along_y * along_y;
     let share = if length > 0.0 { ((x * along_x + y * along_y) / length).clamp(0.0, 1.0) } else { 0.0 };
-    (x - share * along_x).hypot(y - share * along_y)
+    (x - share * along_x).powi(2) + (y - share * along_y).powi(2)
 }

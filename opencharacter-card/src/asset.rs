@@ -1,6 +1,9 @@
 use serde_json::{Map, Value};
 
-use crate::fields::{Field, Kept, Reader};
+use crate::{
+    fields::{Field, Kept, Reader},
+    limits,
+};
 
 /// A picture or other file of a V3 card.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -73,6 +76,10 @@ impl Asset {
             reader.unreadable("assets", "a list", Value::Null);
             return None;
         };
+        if items.len() > limits::LIST_ITEMS {
+            reader.unreadable("assets", "a shorter list", Value::Null);
+            return None;
+        }
         let place = reader.place("assets");
         let mut assets = Vec::new();
         let count = items.len();

@@ -73,7 +73,8 @@ impl Card {
     /// [`CardError::Encoding`], [`CardError::Json`], [`CardError::TooLarge`], [`CardError::Shape`].
     pub fn parse(json: &[u8], place: &str) -> Result<(Self, Vec<Warning>), CardError> {
         let mut warnings = Warnings::default();
-        let card = Self::read(parse_json(json, place)?, place, &mut warnings)?;
+        let value = parse_json(json, place, &mut warnings)?;
+        let card = Self::read(value, place, &mut warnings)?;
         Ok((card, warnings.into_vec()))
     }
 

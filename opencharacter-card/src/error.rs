@@ -18,7 +18,7 @@ pub enum CardError {
         size: u64,
         /// The limit.
         limit: u64,
-        /// `bytes`, `values` or `files`.
+        /// `bytes`, `values`, `chunks` or `files`.
         unit: &'static str,
     },
     /// A damaged PNG.

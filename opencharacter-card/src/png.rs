@@ -1,6 +1,6 @@
 //! A PNG as its chunks (PNG specification, third edition, section 5). Pixels are never decoded here.
 
-use crate::CardError;
+use crate::{CardError, limits};
 
 /// The first eight bytes of every PNG.
 pub(crate) const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
@@ -46,6 +46,10 @@ impl Png {
             rest = after;
             if chunks.is_empty() && chunk.kind != *b"IHDR" {
                 return Err(CardError::Png { offset, reason: "the first chunk must be `IHDR`".into() });
+            }
+            if chunks.len() == limits::CHUNKS {
+                let limit = limits::CHUNKS as u64;
+                return Err(CardError::TooLarge { what: "the PNG".into(), size: limit + 1, limit, unit: "chunks" });
             }
             let is_end = chunk.kind == *b"IEND";
             chunks.push(chunk);

@@ -10,7 +10,9 @@ use flate2::read::ZlibDecoder;
 use serde_json::Value;
 
 use crate::{
-    Card, CardError, Spec, limits,
+    Card, CardError, Spec,
+    json::parse_json,
+    limits,
     png::{Chunk, Png},
     warning::Warnings,
 };
@@ -132,7 +134,7 @@ pub(crate) fn read_card(png: &Png, warnings: &mut Warnings) -> Result<Card, Card
     let mut found: Option<(Card, &TextChunk<'_>)> = None;
     for text in candidates {
         let mut own = Warnings::default();
-        let value = text.json().and_then(|json| crate::json::parse_json(&json, &text.place));
+        let value = text.json().and_then(|json| parse_json(&json, &text.place, &mut own));
         match (value.and_then(|value| Card::read(value, &text.place, &mut own)), &found) {
             (Ok(card), None) => {
                 for warning in own.into_vec() {

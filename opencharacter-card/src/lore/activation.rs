@@ -1,14 +1,15 @@
-use std::collections::{HashMap, HashSet};
-
 use opencharacter_core::{KeyedRandom, Message, Role};
 
-use crate::{Audience, Entry, Lorebook, Macros, decorators::UiPrompt};
+use crate::{Audience, Entry, Lorebook, Macros};
 
 use super::{
+    candidate::{Candidate, State},
+    groups::settle_groups,
     history::{Standing, standing},
-    scan::{Found, Key, KeyRules, ScanText, Scanner, Window},
-    settings::{SecondaryLogic, Settings},
-    trace::{Because, LeftOut, LorePlace, LoreTrace, Outcome},
+    insertion::Lore,
+    scan::{Key, KeyRules, ScanText, Scanner, Window},
+    settings::Settings,
+    trace::{Because, LeftOut},
 };
 
 /// What lorebooks are asked with.
@@ -19,64 +20,9 @@ pub(crate) struct LoreInput<'a> {
     /// Number of the greeting that the chat began with.
     pub(crate) greeting: Option<usize>,
     pub(crate) user_icon: Option<&'a str>,
-    /// For books that name no budget.
-    pub(crate) default_budget: usize,
+    /// What the whole prompt may have: a book may take half of it, one that names no budget a quarter.
+    pub(crate) context_tokens: usize,
     pub(crate) count_tokens: &'a dyn Fn(&str) -> usize,
-}
-
-/// An entry that is to be inserted.
-#[derive(Debug)]
-pub(crate) struct Activated {
-    pub(crate) place: LorePlace,
-    pub(crate) role: Role,
-    pub(crate) content: String,
-    pub(crate) tokens: usize,
-    /// Its line in the trace.
-    pub(crate) trace: usize,
-    /// The lowest goes first when there is no room.
-    pub(crate) rank: Rank,
-}
-
-/// First to drop or not, then priority, then insertion order.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
-pub(crate) struct Rank(bool, f64, f64);
-
-impl Rank {
-    /// Whether it goes before anything else when the context is full.
-    pub(crate) fn goes_first(self) -> bool {
-        !self.0
-    }
-}
-
-/// What lorebooks answer.
-#[derive(Debug)]
-pub(crate) struct Lore {
-    /// In the order of insertion.
-    pub(crate) inserted: Vec<Activated>,
-    pub(crate) trace: Vec<LoreTrace>,
-    pub(crate) disables: Vec<UiPrompt>,
-}
-
-/// An entry on its way.
-struct Candidate<'a> {
-    book: usize,
-    index: usize,
-    entry: &'a Entry,
-    settings: Settings<'a>,
-    keys: Vec<Key>,
-    secondary: Vec<Key>,
-    additional: Vec<Vec<Key>>,
-    exclude: Vec<Key>,
-    state: State,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum State {
-    /// Not matched so far; why not.
-    Waiting(LeftOut),
-    /// Will not match in this prompt.
-    Out(LeftOut),
-    Active(Because),
 }
 
 /// Chooses the entries of all books for one prompt.
@@ -88,13 +34,13 @@ pub(crate) fn activate(input: &LoreInput<'_>) -> Lore {
     let mut with_inserted = false;
     loop {
         let matched = activation.round(&mut candidates, with_inserted);
-        let won = activation.settle_groups(&mut candidates, matched);
+        let won = settle_groups(&mut candidates, matched, |one| activation.draw("group", one));
         if !activation.feed(&candidates, &won) {
             break;
         }
         with_inserted = true;
     }
-    activation.finish(candidates)
+    Lore::of(&candidates, input)
 }
 
 struct Activation<'a> {
@@ -210,7 +156,7 @@ impl<'a> Activation<'a> {
                 Err(out @ (LeftOut::SearchLimit | LeftOut::MatchedBefore)) => State::Out(out),
                 Err(because) => State::Waiting(because),
             };
-            if matches!(candidate.state, State::Active(_)) {
+            if candidate.is_active() {
                 matched.push(index);
             }
         }
@@ -230,7 +176,7 @@ impl<'a> Activation<'a> {
         }
         if settings.timing.looks_back() {
             let text = &self.text;
-            let earlier = |scanner: &mut Scanner, window: &Window| match keys_match(scanner, text, candidate, window) {
+            let earlier = |scanner: &mut Scanner, window: &Window| match candidate.matches(scanner, text, window) {
                 Ok(_) => Ok(true),
                 Err(LeftOut::SearchLimit) => Err(LeftOut::SearchLimit),
                 Err(_) => Ok(false),
@@ -241,7 +187,7 @@ impl<'a> Activation<'a> {
                 Standing::Rests => return Err(LeftOut::MatchedBefore),
             }
         }
-        keys_match(&mut self.scanner, &self.text, candidate, &window)
+        candidate.matches(&mut self.scanner, &self.text, &window)
     }
 
     fn first_of(&mut self, keys: &[Key], window: &Window) -> Result<Option<String>, LeftOut> {
@@ -269,58 +215,6 @@ impl<'a> Activation<'a> {
         KeyedRandom::new(draw.seed, &["lorebook", purpose, draw.chat, &turn, &book, &index])
     }
 
-    /// Of the entries of a group that matched, one stays: one that is there already, else the first in order of those
-    /// that insist, else one by weight.
-    fn settle_groups(&self, candidates: &mut [Candidate<'a>], matched: Vec<usize>) -> Vec<usize> {
-        let mut groups: HashMap<String, Vec<usize>> = HashMap::new();
-        for (index, candidate) in candidates.iter().enumerate() {
-            if matches!(candidate.state, State::Active(_)) {
-                for group in &candidate.settings.groups {
-                    groups.entry(group.clone()).or_default().push(index);
-                }
-            }
-        }
-        let mut groups: Vec<_> = groups.into_iter().collect();
-        groups.sort_unstable();
-        for (_, members) in groups {
-            let members: Vec<usize> = members
-                .into_iter()
-                .filter(|index| matches!(candidates.get(*index).map(|one| &one.state), Some(State::Active(_))))
-                .collect();
-            let Some(winner) = self.winner(candidates, &members, &matched) else { continue };
-            let name = candidates.get(winner).map(|winner| winner.entry.label()).unwrap_or_default();
-            for index in members.into_iter().filter(|index| *index != winner) {
-                if let Some(loser) = candidates.get_mut(index) {
-                    loser.state = State::Out(LeftOut::Group(name.clone()));
-                }
-            }
-        }
-        let is_active = |index: &usize| matches!(candidates.get(*index).map(|one| &one.state), Some(State::Active(_)));
-        matched.into_iter().filter(is_active).collect()
-    }
-
-    fn winner(&self, candidates: &[Candidate<'_>], members: &[usize], matched: &[usize]) -> Option<usize> {
-        let of = |index: &usize| candidates.get(*index);
-        if let Some(before) = members.iter().find(|index| matched.binary_search(index).is_err()) {
-            return Some(*before);
-        }
-        let insisting = members.iter().filter(|index| of(index).is_some_and(|one| one.settings.group_override));
-        let order = |index: &usize| of(index).map_or(0.0, |one| one.entry.insertion_order);
-        if let Some(first) = insisting.max_by(|left, right| order(left).total_cmp(&order(right))) {
-            return Some(*first);
-        }
-        let weight = |index: &usize| of(index).map_or(0.0, |one| one.settings.group_weight);
-        let total: f64 = members.iter().map(weight).sum();
-        let mut drawn = self.draw("group", of(members.first()?)?).uniform() * total;
-        for index in members {
-            drawn -= weight(index);
-            if drawn < 0.0 {
-                return Some(*index);
-            }
-        }
-        members.last().copied()
-    }
-
     /// Lets what was just inserted be searched; false where nothing can come of it.
     fn feed(&mut self, candidates: &[Candidate<'a>], won: &[usize]) -> bool {
         let waits = |candidate: &Candidate<'_>| {
@@ -338,168 +232,5 @@ impl<'a> Activation<'a> {
             }
         }
         fed
-    }
-
-    /// Counts, keeps to each book's budget, and sorts.
-    fn finish(&self, candidates: Vec<Candidate<'a>>) -> Lore {
-        let mut lore = Lore { inserted: Vec::new(), trace: Vec::new(), disables: Vec::new() };
-        let mut orders = Vec::new();
-        let mut by_book: Vec<Vec<usize>> = vec![Vec::new(); self.input.books.len()];
-        for candidate in candidates {
-            let mut tokens = 0;
-            let outcome = match &candidate.state {
-                State::Waiting(because) | State::Out(because) => Outcome::LeftOut { because: because.clone() },
-                State::Active(because) => {
-                    let content =
-                        self.input.macros.expand(candidate.settings.content, &candidate.place(), Audience::Prompt);
-                    tokens = (self.input.count_tokens)(&content);
-                    insert(&mut lore, &candidate, content, tokens, because)
-                }
-            };
-            if matches!(outcome, Outcome::Inserted { .. }) {
-                orders.push(candidate.entry.insertion_order);
-                if let Some(book) = by_book.get_mut(candidate.book).filter(|_| !candidate.settings.ignores_budget) {
-                    book.push(lore.inserted.len() - 1);
-                }
-            }
-            lore.trace.push(LoreTrace {
-                book: self.input.books.get(candidate.book).map(|book| book.name.clone()).unwrap_or_default(),
-                index: candidate.index,
-                entry: candidate.entry.label(),
-                tokens,
-                outcome,
-            });
-        }
-        let mut dropped = HashSet::new();
-        for (book, members) in self.input.books.iter().zip(by_book) {
-            let budget = book.token_budget.map_or(self.input.default_budget, |budget| budget.max(0.0) as usize);
-            for index in over_budget(&lore.inserted, members, budget) {
-                dropped.insert(index);
-                leave_out(&mut lore, index, LeftOut::BookBudget { budget });
-            }
-        }
-        let mut kept: Vec<(f64, Activated)> = orders.into_iter().zip(lore.inserted).collect();
-        let mut position = 0;
-        kept.retain(|_| {
-            position += 1;
-            !dropped.contains(&(position - 1))
-        });
-        kept.sort_by(|left, right| left.0.total_cmp(&right.0));
-        lore.inserted = kept.into_iter().map(|(_, activated)| activated).collect();
-        lore
-    }
-}
-
-/// Notes an entry that matched, where it has something to insert.
-fn insert(lore: &mut Lore, candidate: &Candidate<'_>, content: String, tokens: usize, because: &Because) -> Outcome {
-    let settings = &candidate.settings;
-    lore.disables.extend(&settings.disables);
-    if content.trim().is_empty() {
-        return Outcome::LeftOut { because: LeftOut::Empty };
-    }
-    let Some(place) = settings.place else { return Outcome::LeftOut { because: LeftOut::UnknownPlace } };
-    let entry = candidate.entry;
-    lore.inserted.push(Activated {
-        place,
-        role: settings.role,
-        content,
-        tokens,
-        trace: lore.trace.len(),
-        rank: Rank(!settings.first_to_drop, entry.priority.unwrap_or(0.0), entry.insertion_order),
-    });
-    Outcome::Inserted { place, role: settings.role, because: because.clone() }
-}
-
-impl Candidate<'_> {
-    /// Names the entry's text for its macros.
-    fn place(&self) -> String {
-        format!("lorebook {} entry {}", self.book, self.index)
-    }
-}
-
-/// Whether the entry's keys, secondary and additional ones, are in the window, and which was.
-fn keys_match(
-    scanner: &mut Scanner,
-    text: &ScanText,
-    candidate: &Candidate<'_>,
-    window: &Window,
-) -> Result<Because, LeftOut> {
-    let settings = &candidate.settings;
-    let because = if settings.constant { Because::Constant } else { primary(scanner, text, candidate, window)? };
-    for line in &candidate.additional {
-        let mut found = false;
-        for key in line {
-            found |= scanner.find(key, text, window)?.is_some();
-        }
-        if !found {
-            return Err(LeftOut::AdditionalKeys);
-        }
-    }
-    let Some(logic) = settings.secondary.filter(|_| !settings.constant && !candidate.secondary.is_empty()) else {
-        return Ok(because);
-    };
-    let mut found = 0;
-    for key in &candidate.secondary {
-        found += usize::from(scanner.find(key, text, window)?.is_some());
-    }
-    let all = candidate.secondary.len();
-    let agrees = match logic {
-        SecondaryLogic::Any => found > 0,
-        SecondaryLogic::NotAll => found < all,
-        SecondaryLogic::None => found == 0,
-        SecondaryLogic::All => found == all,
-    };
-    if agrees { Ok(because) } else { Err(LeftOut::SecondaryKeys) }
-}
-
-fn primary(
-    scanner: &mut Scanner,
-    text: &ScanText,
-    candidate: &Candidate<'_>,
-    window: &Window,
-) -> Result<Because, LeftOut> {
-    let mut reason = LeftOut::NoKey;
-    for key in &candidate.keys {
-        match scanner.find(key, text, window) {
-            Ok(Some(found)) => {
-                let found_in = match found {
-                    Found::InConversation => None,
-                    Found::InEntry(entry) => Some(entry),
-                };
-                return Ok(Because::Key { key: key.written.clone(), found_in });
-            }
-            Ok(None) => {}
-            // One bad pattern does not spoil the other keys.
-            Err(bad @ LeftOut::Pattern(_)) => reason = bad,
-            Err(limit) => return Err(limit),
-        }
-    }
-    Err(reason)
-}
-
-/// Those of `members` that a budget has no room for: the lowest go until the rest fits. What alone is too large goes
-/// before that.
-fn over_budget(inserted: &[Activated], mut members: Vec<usize>, budget: usize) -> Vec<usize> {
-    let tokens = |index: &usize| inserted.get(*index).map_or(0, |one| one.tokens);
-    let rank = |index: &usize| inserted.get(*index).map(|one| one.rank);
-    let mut dropped: Vec<usize> = members.iter().copied().filter(|index| tokens(index) > budget).collect();
-    members.retain(|index| tokens(index) <= budget);
-    // Highest first; of equals, the earlier in the book stays.
-    members.sort_by(|left, right| rank(right).partial_cmp(&rank(left)).unwrap_or(std::cmp::Ordering::Equal));
-    let mut spent = 0_usize;
-    let fits = members.iter().take_while(|index| {
-        spent = spent.saturating_add(tokens(index));
-        spent <= budget
-    });
-    let fits = fits.count();
-    dropped.extend(members.split_off(fits));
-    dropped
-}
-
-/// Notes that an entry is not inserted after all.
-fn leave_out(lore: &mut Lore, index: usize, because: LeftOut) {
-    let trace = lore.inserted.get(index).map(|one| one.trace);
-    if let Some(line) = trace.and_then(|trace| lore.trace.get_mut(trace)) {
-        line.outcome = Outcome::LeftOut { because };
     }
 }

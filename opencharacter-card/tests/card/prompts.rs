@@ -96,22 +96,19 @@ fn an_answer_that_is_to_be_continued_stays_last() {
 fn over_the_context_examples_go_first_then_the_oldest_messages() {
     let card = card(&json!({
         "name": "Mira", "description": "one two three", "mes_example": mira()["mes_example"],
-        "character_book": {"extensions": {}, "entries": [
+        "character_book": {"extensions": {}, "token_budget": 1_000, "entries": [
             {"keys": [], "constant": true, "content": "@@ignore_on_max_context\nfirst to go", "extensions": {}, "enabled": true, "insertion_order": 1},
             {"keys": [], "constant": true, "content": "last to go", "extensions": {}, "enabled": true, "insertion_order": 2}]}
     }));
     let history: Vec<Message> = (0..10).map(|index| Message::user(format!("message {index}"))).collect();
     let full = build_prompt(&request(&card, &history));
-    let mut left_before = 0;
+    let mut parts_before = usize::MAX;
     for context in (0..=full.tokens).rev() {
         let request = PromptRequest { context_tokens: context, ..request(&card, &history) };
-        // The books' default budget follows from the context; here it must not.
-        let mut card = card.clone();
-        card.character_book.as_mut().unwrap().token_budget = Some(1e9);
-        let prompt = build_prompt(&PromptRequest { card: &card, ..request });
+        let prompt = build_prompt(&request);
         assert_eq!(prompt.fits, prompt.tokens <= context);
-        assert!(prompt.left_out.len() >= left_before);
-        left_before = prompt.left_out.len();
+        assert!(prompt.parts.len() <= parts_before);
+        parts_before = prompt.parts.len();
         let has = |section: fn(&Section) -> bool| prompt.parts.iter().any(|part| section(&part.section));
         let lines = lines(&prompt);
         let has_line = |line: &str| lines.iter().any(|found| found == line);
@@ -126,7 +123,7 @@ fn over_the_context_examples_go_first_then_the_oldest_messages() {
         }
         assert!(has_line("user: message 9") && has_line("system: one two three"), "never left out");
     }
-    assert!(left_before > 10);
+    assert_eq!(parts_before, 4, "system prompt, description, newest message, post-history instructions");
 }
 
 #[test]

@@ -133,6 +133,11 @@ impl Card {
     pub fn to_json(&self, spec: Spec) -> Value {
         let mut data = self.kept.overlay(self.fields(spec));
         if spec == Spec::V1 {
+            for (key, value) in self.kept_around.values() {
+                if !["spec", "spec_version", "data"].contains(&key.as_str()) && !data.contains_key(key) {
+                    data.insert(key.clone(), value.clone());
+                }
+            }
             remove_private(&mut data);
             return Value::Object(data);
         }

@@ -69,7 +69,12 @@ impl CardFile {
             let png = Png::parse(bytes)?;
             (png_text::read_card(&png, &mut warnings)?, Container::Png(png))
         } else if bytes.starts_with(b"PK") || bytes.starts_with(b"\xFF\xD8\xFF") {
-            let charx = Charx::open(bytes)?;
+            let charx = Charx::open(bytes).map_err(|error| match error {
+                CardError::Archive { .. } if !bytes.starts_with(b"PK") => {
+                    CardError::Unrecognised { found: "a JPEG with no archive behind the picture".into() }
+                }
+                other => other,
+            })?;
             let json = parse_json(&charx.card()?, "card.json", &mut warnings)?;
             (Card::read(json, "card.json", &mut warnings)?, Container::Charx(Box::new(charx)))
         } else if looks_like_json(bytes) {

@@ -52,7 +52,7 @@ impl Iterator for Folder {
             let path = self.paths.next()?;
             let card = CardFile::open(&path);
             let only_picture = is_jpeg(&path)
-                && matches!(&card, Err(CardError::InFile { source, .. }) if matches!(**source, CardError::Archive { .. }));
+                && matches!(&card, Err(CardError::InFile { source, .. }) if matches!(**source, CardError::Unrecognised { .. }));
             if !only_picture {
                 return Some(FolderEntry { path, card });
             }

@@ -116,6 +116,15 @@ fn an_edit_changes_what_was_edited_and_nothing_else() {
 }
 
 #[test]
+fn what_stands_around_the_data_survives_v1() {
+    let file = CardFile::parse(&std::fs::read(super::tests("cards/v2_sillytavern.json")).unwrap()).unwrap();
+    let v1 = CardFile::parse(&file.write(CardFormat::Json(Spec::V1)).unwrap().bytes).unwrap();
+    let value = v1.card.to_json(Spec::V1);
+    assert_eq!((&value["create_date"], &value["talkativeness"]), (&"2024-01-01".into(), &"0.5".into()));
+    assert_eq!((value.get("chat"), value.get("fav"), value.get("spec")), (None, None, None));
+}
+
+#[test]
 fn a_new_card_has_what_its_version_demands_and_no_more() {
     let card = Card { name: "Mira".into(), ..Card::default() };
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");

@@ -139,6 +139,55 @@ impl Profile {
         }
     }
 
+    fn slot(&mut self, field: ProfileField) -> &mut String {
+        match field {
+            ProfileField::Name => &mut self.name,
+            ProfileField::Age => &mut self.age,
+            ProfileField::Gender => &mut self.gender,
+            ProfileField::Race => &mut self.race,
+            ProfileField::BirthPlace => &mut self.birth_place,
+            ProfileField::Appearance => &mut self.appearance,
+            ProfileField::GeneralExperience => &mut self.general_experience,
+            ProfileField::Personality => &mut self.personality,
+        }
+    }
+
+    /// Sets the value of `field`.
+    pub fn set(&mut self, field: ProfileField, value: impl Into<String>) {
+        *self.slot(field) = value.into();
+    }
+
+    /// Reads [`Profile::to_text`], and what people write like it: a line without a known label belongs to the one before,
+    /// text before any label to the person's life. List marks and asterisks around labels are left out.
+    pub fn from_text(text: &str) -> Self {
+        let mut profile = Self::default();
+        let mut current = ProfileField::GeneralExperience;
+        for line in text.lines() {
+            let line = line.trim().trim_start_matches(['-', '*', '#', ' ']);
+            let labelled = line.split_once(':').and_then(|(label, value)| {
+                let label = label.trim().trim_matches('*').trim();
+                let field = ProfileField::ALL.into_iter().find(|field| field.label().eq_ignore_ascii_case(label))?;
+                Some((field, value.trim_start_matches('*')))
+            });
+            let value = match labelled {
+                Some((field, value)) => {
+                    current = field;
+                    value
+                }
+                None => line,
+            };
+            let value = value.trim();
+            if !value.is_empty() {
+                let slot = profile.slot(current);
+                if !slot.is_empty() {
+                    slot.push('\n');
+                }
+                slot.push_str(value);
+            }
+        }
+        profile
+    }
+
     /// The profile as the paper stores it: one `Label: value` line per known field, beginning with `Name:`.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
@@ -208,6 +257,22 @@ mod tests {
     fn profile_text_starts_with_the_name_and_skips_the_unknown() {
         let profile = Profile { name: "Ada".into(), birth_place: "London".into(), ..Profile::default() };
         assert_eq!(profile.to_text(), "Name: Ada\nBirth Place: London");
+    }
+
+    #[test]
+    fn profile_text_is_read_back() {
+        let profile = Profile {
+            name: "Ada".into(),
+            age: "52".into(),
+            general_experience: "Keeper.\nWidow.".into(),
+            ..Profile::default()
+        };
+        assert_eq!(Profile::from_text(&profile.to_text()), profile);
+        let written = Profile::from_text("Born by the sea.\n- **Birth Place**: Skagen\n* age: 52");
+        assert_eq!(
+            [written.general_experience, written.birth_place, written.age],
+            ["Born by the sea.", "Skagen", "52"]
+        );
     }
 
     #[test]

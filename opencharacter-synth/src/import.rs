@@ -1,7 +1,7 @@
 //! The formats of the public data sets, recognised row by row.
 
 use opencharacter_core::{
-    Character, Dialogue, Instruction, Message, Persona, PreferencePair, Profile, ProfileField, Role, Turn, short_id,
+    Character, Dialogue, Instruction, Message, Persona, PreferencePair, Profile, Role, Turn, short_id,
 };
 use serde_json::{Map, Value};
 
@@ -353,7 +353,7 @@ fn turns_of(messages: &[Message], field: &str) -> Result<Vec<Turn>, String> {
 
 fn character_of(row: &Row<'_>) -> Result<Character, String> {
     let flat_profile = match row.0.get("character") {
-        Some(Value::String(text)) => Some(profile_of_text(text)),
+        Some(Value::String(text)) => Some(Profile::from_text(text)),
         _ => None,
     };
     let persona = row.text("persona")?.unwrap_or_default().trim();
@@ -378,50 +378,6 @@ fn character_of(row: &Row<'_>) -> Result<Character, String> {
         character.profile = profile;
     }
     Ok(character)
-}
-
-/// The paper's profile text, `Label: value` line by line; a line without a known label belongs to the one before.
-fn profile_of_text(text: &str) -> Profile {
-    let mut profile = Profile::default();
-    // Text before any label is what the person's life is said to be.
-    let mut current = ProfileField::GeneralExperience;
-    for line in text.lines() {
-        let line = line.trim().trim_start_matches(['-', '*', '#', ' ']);
-        let labelled = line.split_once(':').and_then(|(label, value)| {
-            let label = label.trim().trim_matches('*').trim();
-            let field = ProfileField::ALL.into_iter().find(|field| field.label().eq_ignore_ascii_case(label))?;
-            Some((field, value.trim_start_matches('*')))
-        });
-        let value = match labelled {
-            Some((field, value)) => {
-                current = field;
-                value
-            }
-            None => line,
-        };
-        let value = value.trim();
-        if !value.is_empty() {
-            let slot = slot(&mut profile, current);
-            if !slot.is_empty() {
-                slot.push('\n');
-            }
-            slot.push_str(value);
-        }
-    }
-    profile
-}
-
-fn slot(profile: &mut Profile, field: ProfileField) -> &mut String {
-    match field {
-        ProfileField::Name => &mut profile.name,
-        ProfileField::Age => &mut profile.age,
-        ProfileField::Gender => &mut profile.gender,
-        ProfileField::Race => &mut profile.race,
-        ProfileField::BirthPlace => &mut profile.birth_place,
-        ProfileField::Appearance => &mut profile.appearance,
-        ProfileField::GeneralExperience => &mut profile.general_experience,
-        ProfileField::Personality => &mut profile.personality,
-    }
 }
 
 fn dialogue_of(row: &Row<'_>, value: &Value, source: &str) -> Result<(Dialogue, Option<Character>), String> {

@@ -24,7 +24,7 @@ pub async fn worker(arguments: &WorkerArguments, interrupt: &Interrupt) -> Resul
         Some(path) => Models::read(path)?.teacher,
         None => ModelRecipe::Embedded(arguments.model.clone()),
     };
-    let model = models::generator(&recipe, None)?;
+    let model = models::generator(&recipe, None, "worker")?;
     let worker = Worker::connect(&arguments.cluster).await?;
     eprintln!("answering calls of `{}`; Ctrl-C ends it", model.fingerprint());
     let stop = watch(&worker, interrupt);

@@ -3,11 +3,14 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use opencharacter_remote::{ApiKey, EndpointConfig, RemoteConfig};
+use opencharacter_remote::{ApiKey, BatchConfig, EndpointConfig, RemoteConfig};
 use opencharacter_synth::Prices;
 use serde::{Deserialize, Serialize};
 
-use crate::{failure::Usage, model_source::DEFAULT_MODEL};
+use crate::{
+    failure::Usage,
+    model_source::{self, DEFAULT_MODEL},
+};
 
 /// The models of a run by role.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -58,6 +61,8 @@ pub struct OpenAiModel {
     max_in_flight: Option<usize>,
     prices: Option<Prices>,
     down_after: Option<f64>,
+    /// Through the provider's batch API: half the price at some, and answers within a day.
+    pub batch: bool,
 }
 
 /// The table as it is written.
@@ -73,6 +78,9 @@ struct ModelTable {
     api_key_env: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_in_flight: Option<usize>,
+    /// Ask through the provider's batch API.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    batch: bool,
     /// Seconds without a single answer after which the endpoint counts as gone and the run stops.
     #[serde(skip_serializing_if = "Option::is_none")]
     down_after: Option<f64>,
@@ -110,14 +118,24 @@ impl TryFrom<ModelTable> for ModelRecipe {
     type Error = String;
 
     fn try_from(table: ModelTable) -> Result<Self, String> {
-        let ModelTable { provider, model, base_url, api_key_env, max_in_flight, price_in, price_out, down_after } =
-            table;
+        let ModelTable {
+            provider,
+            model,
+            base_url,
+            api_key_env,
+            max_in_flight,
+            batch,
+            price_in,
+            price_out,
+            down_after,
+        } = table;
         match provider {
             Provider::Embedded => {
                 let only = [
                     ("base_url", base_url.is_some()),
                     ("api_key_env", api_key_env.is_some()),
                     ("max_in_flight", max_in_flight.is_some()),
+                    ("batch", batch),
                     ("down_after", down_after.is_some()),
                     ("price_in", price_in.is_some()),
                     ("price_out", price_out.is_some()),
@@ -136,6 +154,9 @@ impl TryFrom<ModelTable> for ModelRecipe {
                 if base_urls.is_empty() {
                     return Err("`provider = \"openai\"` needs `base_url`, such as \"http://localhost:8000/v1\"".into());
                 }
+                if batch && base_urls.len() > 1 {
+                    return Err("`batch = true` needs one `base_url`: a batch lies at one provider".into());
+                }
                 let model = model.ok_or("`provider = \"openai\"` needs `model`, the name at its endpoint")?;
                 let prices = match (price_in, price_out) {
                     (None, None) => None,
@@ -144,7 +165,15 @@ impl TryFrom<ModelTable> for ModelRecipe {
                 if prices.is_some_and(|prices| !(prices.input >= 0.0 && prices.output >= 0.0)) {
                     return Err("`price_in` and `price_out` are money per million tokens: 0 or more".into());
                 }
-                Ok(Self::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices, down_after }))
+                Ok(Self::OpenAi(OpenAiModel {
+                    model,
+                    base_urls,
+                    api_key_env,
+                    max_in_flight,
+                    prices,
+                    down_after,
+                    batch,
+                }))
             }
         }
     }
@@ -154,18 +183,25 @@ impl From<ModelRecipe> for ModelTable {
     fn from(recipe: ModelRecipe) -> Self {
         match recipe {
             ModelRecipe::Embedded(model) => Self { model: Some(model), ..Self::default() },
-            ModelRecipe::OpenAi(OpenAiModel { model, base_urls, api_key_env, max_in_flight, prices, down_after }) => {
-                Self {
-                    provider: Provider::OpenAi,
-                    model: Some(model),
-                    base_url: Some(OneOrMany::Many(base_urls)),
-                    api_key_env,
-                    max_in_flight,
-                    down_after,
-                    price_in: prices.map(|prices| prices.input),
-                    price_out: prices.map(|prices| prices.output),
-                }
-            }
+            ModelRecipe::OpenAi(OpenAiModel {
+                model,
+                base_urls,
+                api_key_env,
+                max_in_flight,
+                prices,
+                down_after,
+                batch,
+            }) => Self {
+                provider: Provider::OpenAi,
+                model: Some(model),
+                base_url: Some(OneOrMany::Many(base_urls)),
+                api_key_env,
+                max_in_flight,
+                batch,
+                down_after,
+                price_in: prices.map(|prices| prices.input),
+                price_out: prices.map(|prices| prices.output),
+            },
         }
     }
 }
@@ -199,17 +235,43 @@ impl ModelRecipe {
 impl OpenAiModel {
     /// The remote model's configuration; its key comes from the environment.
     pub fn config(&self) -> Result<RemoteConfig> {
-        let key = self.api_key_env.as_deref().map(ApiKey::from_environment).transpose()?;
-        let endpoints = self.base_urls.iter().map(|url| EndpointConfig::new(url, key.clone()));
-        let mut config = RemoteConfig::new(&self.model, endpoints.collect::<Result<_, _>>()?);
+        let mut config = RemoteConfig::new(&self.model, self.endpoints()?);
         if let Some(most) = self.max_in_flight {
             config.max_in_flight = most;
         }
-        if let Some(seconds) = self.down_after {
-            config.down_after = Duration::try_from_secs_f64(seconds)
-                .map_err(|error| Usage(format!("`down_after` is {seconds}: {error}")))?;
+        if let Some(time) = self.down_after()? {
+            config.down_after = time;
         }
         Ok(config)
+    }
+
+    /// The same for its batch API. What is submitted is noted in a folder that belongs to `work`.
+    pub fn batch_config(&self, work: &str) -> Result<BatchConfig> {
+        let [endpoint] = <[_; 1]>::try_from(self.endpoints()?)
+            .map_err(|_| Usage("`batch = true` needs one `base_url`: a batch lies at one provider".into()))?;
+        let name = opencharacter_core::short_id("batches", &[self.base_urls[0].as_str(), &self.model, work]);
+        let folder = model_source::cache_folder()?.join("batches").join(name);
+        let mut config = BatchConfig::new(&self.model, endpoint, folder);
+        if let Some(most) = self.max_in_flight {
+            config.max_requests = most;
+        }
+        if let Some(time) = self.down_after()? {
+            config.down_after = time;
+        }
+        Ok(config)
+    }
+
+    fn endpoints(&self) -> Result<Vec<EndpointConfig>> {
+        let key = self.api_key_env.as_deref().map(ApiKey::from_environment).transpose()?;
+        let endpoints = self.base_urls.iter().map(|url| EndpointConfig::new(url, key.clone()));
+        Ok(endpoints.collect::<Result<_, _>>()?)
+    }
+
+    fn down_after(&self) -> Result<Option<Duration>> {
+        let time = |seconds| {
+            Duration::try_from_secs_f64(seconds).map_err(|error| Usage(format!("`down_after` is {seconds}: {error}")))
+        };
+        Ok(self.down_after.map(time).transpose()?)
     }
 }
 
@@ -232,6 +294,8 @@ mod tests {
             ("provider = \"openai\"\nmodel = \"m\"", "needs `base_url`"),
             ("provider = \"openai\"\nbase_url = \"http://a/v1\"", "needs `model`"),
             ("provider = \"azure\"", "azure"),
+            ("batch = true", "needs `provider = \"openai\"`"),
+            (&format!("{served}\nbatch = true"), "needs one `base_url`"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use opencharacter_core::Generate;
 use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_nn::{LoraAdapter, Model, file_hash};
-use opencharacter_remote::RemoteModel;
+use opencharacter_remote::{BatchModel, RemoteModel};
 
 use crate::{cli::ModelChoice, model_recipe::ModelRecipe, model_source};
 
@@ -14,13 +14,20 @@ pub fn load(name: &str) -> Result<Arc<Model>> {
     Ok(Arc::new(Model::load(&path)?))
 }
 
-/// The model that a recipe names, as something to be asked. `loaded` is an embedded model that is in memory already.
-pub fn generator(recipe: &ModelRecipe, loaded: Option<(&ModelRecipe, &Arc<Model>)>) -> Result<Box<dyn Generate>> {
+/// The model that a recipe names, as something to be asked. `loaded` is an embedded model that is in memory already;
+/// `work` names what the calls are for, so that the same work finds the batches that it submitted before.
+pub fn generator(
+    recipe: &ModelRecipe,
+    loaded: Option<(&ModelRecipe, &Arc<Model>)>,
+    work: &str,
+) -> Result<Box<dyn Generate>> {
+    let told = |notice| eprintln!("{notice}");
+    let unusable = "the remote model cannot be used";
     match (recipe, loaded) {
-        (ModelRecipe::OpenAi(model), _) => {
-            let remote = RemoteModel::new(model.config()?, |notice| eprintln!("{notice}"));
-            Ok(Box::new(remote.context("the remote model cannot be used")?))
+        (ModelRecipe::OpenAi(model), _) if model.batch => {
+            Ok(Box::new(BatchModel::open(model.batch_config(work)?, told).context(unusable)?))
         }
+        (ModelRecipe::OpenAi(model), _) => Ok(Box::new(RemoteModel::new(model.config()?, told).context(unusable)?)),
         (_, Some((name, model))) if name == recipe => Ok(Box::new(engine(model, EngineOptions::default())?)),
         (ModelRecipe::Embedded(name), _) => Ok(Box::new(engine(&load(name)?, EngineOptions::default())?)),
     }

@@ -147,7 +147,8 @@ impl Run {
         eprintln!("run folder: {}", self.folder.path().display());
         let models = &self.recipe.models;
         let student = models::load(models.student.name())?;
-        let teacher = models::generator(&models.teacher, Some((&models.student, &student)))?;
+        let work = std::path::absolute(self.folder.path())?.display().to_string();
+        let teacher = models::generator(&models.teacher, Some((&models.student, &student)), &work)?;
         let made = match cluster {
             Some(url) => {
                 let workers = cluster::model(url, &*teacher).await?;

@@ -132,7 +132,7 @@ pub async fn filter(arguments: &FilterArguments, interrupt: &Interrupt) -> Resul
     let input = Input::new(arguments.dialogues.clone(), common.on_error.into()).selected(common.filter.as_ref());
     let dialogues = input.scan::<ImportedDialogue>().await?;
     let judge = match arguments.least_mark {
-        Some(_) => teacher(common)?,
+        Some(_) => teacher(common, &arguments.out)?,
         None => Teacher { model: Box::new(Nobody), prices: None },
     };
     let desk = Desk::with(common, &arguments.out, judge).await?;
@@ -241,17 +241,21 @@ struct Teacher {
 }
 
 /// The model of `--model` or `--models`.
-fn teacher(arguments: &SynthesisArguments) -> Result<Teacher> {
+fn teacher(arguments: &SynthesisArguments, out: &Location) -> Result<Teacher> {
     let recipe = match &arguments.models {
         Some(path) => Models::read(path)?.teacher,
         None => ModelRecipe::Embedded(arguments.model.clone()),
     };
-    Ok(Teacher { model: models::generator(&recipe, None)?, prices: recipe.prices() })
+    let work = match out {
+        Location::Local(path) => std::path::absolute(path)?.display().to_string(),
+        Location::Remote(_) => out.to_string(),
+    };
+    Ok(Teacher { model: models::generator(&recipe, None, &work)?, prices: recipe.prices() })
 }
 
 impl<'a> Desk<'a> {
     async fn open(arguments: &'a SynthesisArguments, out: &'a Location) -> Result<Self> {
-        Self::with(arguments, out, teacher(arguments)?).await
+        Self::with(arguments, out, teacher(arguments, out)?).await
     }
 
     async fn with(arguments: &'a SynthesisArguments, out: &'a Location, teacher: Teacher) -> Result<Self> {

@@ -74,7 +74,7 @@ async fn find(arguments: &ChatArguments) -> Result<Found> {
         return from_file(Path::new(word));
     }
     if let Some(path) = &arguments.characters {
-        let characters = Input::new(path.clone(), OnError::Skip).rows::<Character>().await?;
+        let characters = Input::new(path.clone(), OnError::Skip).characters().await?;
         let matches = |character: &&Character| {
             character.character_id == word || character.profile.name.eq_ignore_ascii_case(word)
         };

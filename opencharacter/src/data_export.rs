@@ -29,7 +29,7 @@ pub async fn export(arguments: &ExportArguments) -> Result<()> {
         bail!(Usage("this export needs `--dialogues FILE`, and `--characters FILE` for their system prompts".into()));
     };
     let characters: Vec<Character> = match &arguments.characters {
-        Some(location) => Input::new(location.clone(), OnError::Fail).rows().await?,
+        Some(location) => Input::new(location.clone(), OnError::Fail).characters().await?,
         None => Vec::new(),
     };
     let out = &arguments.out;

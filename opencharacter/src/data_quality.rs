@@ -120,7 +120,7 @@ struct QualityReport {
 /// `opencharacter quality`
 pub async fn quality(arguments: &QualityArguments) -> Result<()> {
     let characters: Vec<Character> = match &arguments.characters {
-        Some(location) => Input::new(location.clone(), OnError::Fail).rows().await?,
+        Some(location) => Input::new(location.clone(), OnError::Fail).characters().await?,
         None => Vec::new(),
     };
     let (dialogues, known) = match &arguments.dialogues {

@@ -10,7 +10,7 @@ use opencharacter_tables::{Column, RowWriter, Table, WriteOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    card::{card, warning},
+    data_set_card::{card, warning},
     failure::Usage,
 };
 

@@ -1,12 +1,14 @@
 //! Reading input files, with what was skipped said aloud.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use opencharacter_core::{Character, Dialogue, HeldOut, hold_out};
 use opencharacter_storage::Location;
 use opencharacter_synth::{FromRow, ImportedDialogue, OnError, Read, SkippedRow, Source, SynthError};
+
+use crate::failure::Usage;
 
 /// A file as a command names it.
 #[derive(Debug, Clone)]
@@ -45,6 +47,46 @@ impl Input {
         let Some(limit) = self.limit else { return Ok(read.rows) };
         let chosen = self.draw::<T>(read.rows.iter().map(T::id), limit);
         Ok(read.rows.into_iter().filter(|row| chosen.contains(row.id())).collect())
+    }
+
+    /// Characters: the rows of a file, or the cards of a folder.
+    pub async fn characters(&self) -> Result<Vec<Character>> {
+        match self.folder() {
+            Some(folder) => self.cards(folder),
+            None => self.rows().await,
+        }
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        self.source.location.local().filter(|path| path.is_dir())
+    }
+
+    fn cards(&self, folder: &Path) -> Result<Vec<Character>> {
+        if self.source.filter.is_some() {
+            bail!(Usage(format!("`{}` is a folder of cards, which has no columns for SQL", folder.display())));
+        }
+        let (characters, errors) = opencharacter_card::read_folder(folder)?.characters();
+        for error in errors {
+            match self.source.on_error {
+                OnError::Fail => bail!("{error}. `--on-error skip` leaves it out"),
+                OnError::Skip => eprintln!("skipped: {error}"),
+            }
+        }
+        if characters.is_empty() {
+            bail!("`{}` holds no character card: expected `.png`, `.json` or `.charx` files", folder.display());
+        }
+        let Some(limit) = self.limit else { return Ok(characters) };
+        let chosen = self.draw::<Character>(characters.iter().map(Character::id), limit);
+        Ok(characters.into_iter().filter(|character| chosen.contains(character.id())).collect())
+    }
+
+    /// What says whether the content is the same as before.
+    pub async fn fingerprint(&self) -> Result<String> {
+        if self.folder().is_none() {
+            return Ok(self.source.location.fingerprint().await?);
+        }
+        let text = serde_json::to_string(&self.characters().await?)?;
+        Ok(opencharacter_core::hex(&opencharacter_core::content_hash(&[text])))
     }
 
     fn draw<'i, T: FromRow>(&self, ids: impl IntoIterator<Item = &'i str>, limit: usize) -> HeldOut {
@@ -130,7 +172,7 @@ pub async fn dialogues(input: &Input, characters: Option<&Location>) -> Result<(
         known.extend(character.filter(|character| names.insert(character.character_id.clone())));
     }
     if let Some(location) = characters {
-        known.extend(Input::new(location.clone(), input.source.on_error).rows().await?);
+        known.extend(Input::new(location.clone(), input.source.on_error).characters().await?);
     }
     Ok((dialogues, known))
 }

@@ -3,12 +3,13 @@
 
 mod bench;
 mod bench_synth;
-mod card;
+mod cards;
 mod chat;
 mod cli;
 mod cluster;
 mod data_export;
 mod data_quality;
+mod data_set_card;
 mod dataset;
 mod devices;
 mod estimate;
@@ -97,6 +98,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Export(arguments) => data_export::export(&arguments).await,
         Command::Explain(arguments) => explain::command(&arguments).await,
         Command::Chat(arguments) => chat::chat(&arguments).await,
+        Command::Card(arguments) => cards::command(&arguments.command).await,
         Command::Templates(arguments) => {
             opencharacter_synth::Templates::default().write_to(&arguments.out)?;
             eprintln!("templates written to `{}`; use them with `--templates`", arguments.out.display());

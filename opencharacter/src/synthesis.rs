@@ -95,7 +95,7 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
     let common = &arguments.synthesis;
     let cast_input =
         Input::new(arguments.characters.clone(), common.on_error.into()).selected(arguments.characters_filter.as_ref());
-    let characters = cast_input.rows::<Character>().await?;
+    let characters = cast_input.characters().await?;
     let input = Input::new(arguments.instructions.clone(), common.on_error.into())
         .selected(common.filter.as_ref())
         .limited(arguments.limit, common.seed);
@@ -128,7 +128,7 @@ pub async fn dialogues(arguments: &DialoguesArguments, interrupt: &Interrupt) ->
 pub async fn filter(arguments: &FilterArguments, interrupt: &Interrupt) -> Result<()> {
     let common = &arguments.synthesis;
     let cast_input = Input::new(arguments.characters.clone(), common.on_error.into());
-    let characters = cast_input.rows::<Character>().await?;
+    let characters = cast_input.characters().await?;
     let input = Input::new(arguments.dialogues.clone(), common.on_error.into()).selected(common.filter.as_ref());
     let dialogues = input.scan::<ImportedDialogue>().await?;
     let judge = match arguments.least_mark {
@@ -183,7 +183,7 @@ impl DialoguesArguments {
 /// What decides which rows a file gives.
 async fn described(input: &Input) -> Result<serde_json::Value> {
     Ok(json!({
-        "content": input.source.location.fingerprint().await?,
+        "content": input.fingerprint().await?,
         "where": input.source.filter,
         "limit": input.limit,
     }))

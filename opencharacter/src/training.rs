@@ -108,7 +108,7 @@ impl Rows<'_> {
             let path = if part == Part::Trained { Some(pairs) } else { arguments.held_out.as_ref() };
             let Some(path) = path else { return Ok(Set::Pairs(Vec::new())) };
             let characters = match &arguments.characters {
-                Some(path) => Input::new(path.clone(), on_error).rows().await?,
+                Some(path) => Input::new(path.clone(), on_error).characters().await?,
                 None => Vec::new(),
             };
             let rows = Input::new(path.clone(), on_error).limited(limit, seed).rows().await?;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use opencharacter_synth::OnError;
 
 mod bench;
+mod cards;
 mod data;
 mod export;
 mod models;
@@ -13,6 +14,7 @@ mod synthesis;
 mod training;
 
 pub use bench::*;
+pub use cards::*;
 pub use data::*;
 pub use export::*;
 pub use models::*;
@@ -67,6 +69,8 @@ pub enum Command {
     Explain(ExplainArguments),
     /// Talk with a character
     Chat(ChatArguments),
+    /// Read, convert and write character cards, and show the prompts that front ends make of them
+    Card(CardArguments),
     /// Copy the built-in prompt templates into a folder, to change them
     Templates(TemplatesArguments),
     /// Fetch and verify models

@@ -27,35 +27,64 @@
 //! This crate keeps no state: a caller who wants to resume passes models that consult a ledger.
 
 mod answers;
+mod arena;
+mod benchmark;
 mod break_character;
 mod calls;
+mod conversation;
+mod cost;
 mod diversity;
 mod error;
 mod evaluate;
 mod held_out;
 mod identification;
+mod item;
+mod judge;
+mod judge_report;
 mod likelihood;
 mod measure;
 mod names;
+mod overlap;
+mod persona_gym;
 mod porter;
 mod report;
+mod role_bench;
 mod rouge;
 mod scores;
 pub mod statistics;
+mod style;
 mod words;
 
 pub use answers::sample_answers;
+pub use arena::{ArenaJudge, ArenaScores, Contender, Match, PairVerdict, Ranked, play_arena, rank_arena};
+pub use benchmark::{
+    Benchmark, BenchmarkScores, Comparison, ComparisonRow, CompositeScore, CurvePoint, TaskScore, compare,
+};
 pub use break_character::{ARTIFICIAL_MENTION, ASSISTANT_VOICE, broken_character_phrases};
 pub use calls::{CallOutcome, Progress};
+pub use conversation::{ConversationOptions, ConversationParty, Transcript, run_conversations};
+pub use cost::{instruction_following_items, refusal_items, score_instruction_following, score_refusals};
 pub use diversity::{DistinctShare, distinct_shares};
 pub use error::EvalError;
 pub use evaluate::evaluate;
 pub use held_out::{EvalOptions, HeldOutSet, Item, Prompts};
 pub use identification::identify_authors;
+pub use item::{EvalItem, PromptKind, Reply, Verdict, VerdictOutcome, answer_items, persona_template};
+pub use judge::{Judge, JudgeOptions};
+pub use judge_report::{Fitness, JudgeReport, PlantedScore, judge_reports};
 pub use likelihood::score_references;
 pub use measure::{MeasureKind, Unit};
 pub use names::NameMask;
+pub use overlap::{OverlapFinding, OverlapReport, OverlapWay, TextKind, Texts, find_overlap};
+pub use persona_gym::{
+    JudgeTrial, JudgeTrialOptions, Panel, PersonaGymMode, PersonaGymOptions, PersonaGymSet, PersonaGymTask,
+    PersonaQuestions, PlantedCase, PlantedKind, Retest, UpstreamTexts, judge_persona_gym, try_judges, write_questions,
+};
 pub use report::{LossPoint, ProvenanceEntry, RejectionCount, ReportCharacter, ReportInput, StageCost, render_report};
+pub use role_bench::{
+    RoleBenchKind, RoleBenchRow, RoleBenchSplit, role_bench_items, role_bench_sampling, score_role_bench,
+};
 pub use rouge::{RougeL, best_rouge_l, rouge_l};
 pub use scores::{AnswerRow, Candidate, Identification, Measure, Missing, ModelAnswer, ReferenceRow, Scores};
+pub use style::{StyleDistance, style_distance};
 pub use words::{word_count, words};

@@ -4,12 +4,14 @@
     python3 xtask/golden/make_eval_golden.py
 
 Writes opencharacter-eval/tests/data: ordinal Krippendorff's alpha (krippendorff), Bradley-Terry strengths (choix),
-Porter stems (nltk, as rouge-score uses it) and Rouge-L (rouge-score, with stemming). All texts are made up here, from a
-list of words, a seed and some awkward pieces.
+Porter stems (nltk, as rouge-score uses it), Rouge-L (rouge-score, with stemming), and what Python itself makes of the
+texts that PersonaGym's reference code formats and reads. All texts are made up here, from a list of words, a seed and
+some awkward pieces.
 """
 
 import json
 import random
+import re
 from pathlib import Path
 
 import choix
@@ -148,6 +150,30 @@ def rouge_pairs():
     return rows
 
 
+PIECES = ["(1) Evaluation:", "(2) Evaluation: ", "(12) Evaluation:", "( 3) Evaluation:", "(a) Evaluation:", "Evaluation:",
+          "(4)  Evaluation:", "(5) evaluation:", "Therefore, the final score is 4.", "Therefore, the final score is\n 3",
+          "Therefore, the final score is **4**", "therefore, the final score is 2", "Therefore, the final score is: 5",
+          "Therefore, the final score is 45", "Therefore, the final score is 0", "Therefore, the final score is high",
+          "The answer is fine.", "\n", "\n\n", " ", "(", ")", "5"]
+
+
+def paper_code():
+    draw = random.Random(5)
+    texts = AWKWARD + ["it's", 'say "x"', "both ' and \"", "a\\b", "\r\n", "\x00\x7f\x9f", "\u200b\u2028\u3000", "{persona}"]
+    lists = []
+    for _ in range(40):
+        chosen = draw.choices(texts, k=draw.randint(0, 4))
+        lists.append([chosen, repr(chosen)])
+    replies = []
+    for _ in range(200):
+        reply = draw.choice(["", " "]).join(draw.choices(PIECES, k=draw.randint(0, 9)))
+        found = re.findall(r"\(\d+\) Evaluation:(.*?)(?=\(\d+\) Evaluation:|$)", reply, re.DOTALL)
+        found = [text.strip() for text in found]
+        scores = [re.search(r"Therefore, the final score is\s*(\d+)", text) for text in found]
+        replies.append([reply, found, [int(score.group(1)) if score else 0 for score in scores]])
+    return {"lists": lists, "evaluations": replies}
+
+
 def write(name, text):
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / name).write_text(text + "\n", encoding="utf-8")
@@ -157,6 +183,7 @@ def main():
     write("krippendorff.json", json.dumps(krippendorff_cases()))
     write("bradley_terry.json", json.dumps(bradley_terry_cases()))
     write("stems.json", json.dumps(stems(), indent=0))
+    write("paper_code.json", json.dumps(paper_code()))
     write("rouge.jsonl", "\n".join(json.dumps(row, ensure_ascii=False) for row in rouge_pairs()))
 
 

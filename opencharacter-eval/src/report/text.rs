@@ -9,7 +9,8 @@ use crate::{
 pub(super) fn value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Share => format!("{:.1}%", value * 100.0),
-        Unit::NatsPerToken | Unit::UniquePerTotal => format!("{value:.3}"),
+        Unit::NatsPerToken | Unit::UniquePerTotal | Unit::FMeasure => format!("{value:.3}"),
+        Unit::Grade => format!("{value:.2}"),
         Unit::Words => format!("{value:.1}"),
     }
 }
@@ -18,7 +19,8 @@ pub(super) fn value(unit: Unit, value: f64) -> String {
 pub(super) fn signed(unit: Unit, value: f64) -> String {
     let text = match unit {
         Unit::Share => format!("{:+.1}", value * 100.0),
-        Unit::NatsPerToken | Unit::UniquePerTotal => format!("{value:+.3}"),
+        Unit::NatsPerToken | Unit::UniquePerTotal | Unit::FMeasure => format!("{value:+.3}"),
+        Unit::Grade => format!("{value:+.2}"),
         Unit::Words => format!("{value:+.1}"),
     };
     let is_zero = text.chars().all(|c| matches!(c, '+' | '-' | '0' | '.'));
@@ -32,6 +34,8 @@ pub(super) fn difference_unit(unit: Unit) -> &'static str {
         Unit::NatsPerToken => "nats per token",
         Unit::UniquePerTotal => "different / all",
         Unit::Words => "words",
+        Unit::Grade => "points of 1 to 5",
+        Unit::FMeasure => "Rouge-L",
     }
 }
 

@@ -53,6 +53,7 @@ mod rouge;
 mod scores;
 pub mod statistics;
 mod style;
+mod viewer;
 mod words;
 
 pub use answers::sample_answers;
@@ -87,4 +88,5 @@ pub use role_bench::{
 pub use rouge::{RougeL, best_rouge_l, rouge_l};
 pub use scores::{AnswerRow, Candidate, Identification, Measure, Missing, ModelAnswer, ReferenceRow, Scores};
 pub use style::{StyleDistance, style_distance};
+pub use viewer::{BenchmarkReport, render_benchmark_report};
 pub use words::{word_count, words};

@@ -17,12 +17,27 @@
 //! # Ok(()) }
 //! ```
 //!
-//! No measure here needs a judge. A judge's verdict on a 1 to 5 scale saturates (the paper's Table: every system
-//! above 4), costs a strong model, and cannot be repeated once that model is gone; likelihoods and rules can. What
+//! # Without a judge
+//!
+//! No measure of [`evaluate`] needs a judge. A judge's verdict on a 1 to 5 scale saturates (the paper's Table: every
+//! system above 4), costs a strong model, and cannot be repeated once that model is gone; likelihoods and rules can. What
 //! each measure cannot show is said in its [`MeasureKind`] and printed in the report beside its value.
+//! [`style_distance`] and [`best_rouge_l`] need none either.
+//!
+//! # Benchmarks
+//!
+//! A benchmark is a list of [`EvalItem`]s that passes through three steps: one makes the questions
+//! ([`PersonaGymSet::items`], [`role_bench_items`], [`refusal_items`], [`instruction_following_items`];
+//! [`run_conversations`] does all three), [`answer_items`] has them answered, one sets their values
+//! ([`judge_persona_gym`], [`score_role_bench`], [`score_refusals`], [`score_instruction_following`]). From items alone
+//! follow scores ([`BenchmarkScores`]), comparisons ([`compare`]), the judges' worth ([`judge_reports`], with planted bad
+//! answers from [`try_judges`]), a ranking ([`play_arena`], [`rank_arena`]) and the page that shows them
+//! ([`render_benchmark_report`]): stored items are scored again without a call, ten thousand of them in under a second.
+//! [`find_overlap`] says whether a model was trained on what it would be asked.
 //!
 //! The unit of every interval is the character ([`statistics`]): fifty answers by one character are not fifty
-//! independent observations. A call that failed is missing, counted and listed, and never a zero.
+//! independent observations. A call that failed is missing, counted and listed, and never a zero; so is a verdict that
+//! cannot be read.
 //!
 //! This crate keeps no state: a caller who wants to resume passes models that consult a ledger.
 

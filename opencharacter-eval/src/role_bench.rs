@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use opencharacter_core::{Character, Sampling, SystemPrompt, short_id};
 use serde::Deserialize;
@@ -128,7 +128,7 @@ pub fn role_bench_sampling() -> Sampling {
 
 /// The items of `rows`; `characters` bring persona and profile of roles of the same name, where there are any.
 ///
-/// Rows of the same role and question in several files are one item: the first.
+/// Rows of the same kind, role and question are one item with the references of all.
 ///
 /// # Errors
 /// [`EvalError::Prompt`] where the prompt's template cannot be used.
@@ -138,25 +138,23 @@ pub fn role_bench_items(
     characters: &[Character],
     system_prompt: &SystemPrompt,
 ) -> Result<Vec<EvalItem>, EvalError> {
-    let mut seen = BTreeSet::new();
-    let mut items = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut items: Vec<EvalItem> = Vec::new();
     for row in rows {
         let item_id = short_id("rolebench", &[split.name(), row.kind.name(), &row.role, &row.question]);
-        if !seen.insert(item_id.clone()) {
+        if let Some(&place) = places.get(&item_id) {
+            let new = row.references.iter().filter(|reference| !items[place].references.contains(reference));
+            let new: Vec<String> = new.cloned().collect();
+            items[place].references.extend(new);
             continue;
         }
+        places.insert(item_id.clone(), items.len());
         let known = characters.iter().find(|character| character.profile.name == row.role);
         let character = known.cloned().unwrap_or_else(|| Character::from_name(&row.role, "RoleBench", "Apache-2.0"));
         let task = format!("{}, {}", split.name(), row.kind.name());
-        let prompt = system_prompt.render(&character)?;
-        let item = EvalItem::new(
-            item_id,
-            &task,
-            &character,
-            PromptKind::Both.describe(&character),
-            Some(prompt),
-            &row.question,
-        );
+        let description = PromptKind::Both.describe(&character);
+        let prompt = Some(system_prompt.render(&character)?);
+        let item = EvalItem::new(item_id, &task, &character, description, prompt, &row.question);
         items.push(EvalItem { references: row.references.clone(), ..item });
     }
     Ok(items)

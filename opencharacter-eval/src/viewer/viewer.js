@@ -129,7 +129,6 @@
   field("filter").addEventListener("submit", (event) => event.preventDefault());
   field("more").addEventListener("click", () => more(PAGE));
   addEventListener("hashchange", () => { if (location.hash.includes("=")) { read(); apply(); } });
-  addEventListener("beforeprint", () => more(found.length));
   read();
   apply();
 })();

@@ -6,6 +6,7 @@ mod arena;
 mod bad_input;
 mod conversation;
 mod cost;
+mod many;
 mod persona_gym;
 mod role_bench;
 mod scripted;

@@ -31,7 +31,7 @@ fn rows_of_every_form_are_read() {
 async fn answers_are_scored_against_the_best_reference() {
     let rows: Vec<RoleBenchRow> = [
         r#"{"role": "A", "question": "Where?", "generated": ["Nobody knows.", "At sea, my friend"], "type": "script_based"}"#,
-        r#"{"role": "A", "question": "Where?", "generated": ["the same row again"], "type": "script_based"}"#,
+        r#"{"role": "A", "question": "Where?", "generated": ["Nobody knows.", "In the galley"], "type": "script_based"}"#,
         r#"{"role": "B", "question": "Where?", "generated": ["In the harbour"]}"#,
     ]
     .map(|line| row(line).unwrap())
@@ -39,6 +39,7 @@ async fn answers_are_scored_against_the_best_reference() {
     let split = RoleBenchSplit::RoleGeneralization;
     let mut items = role_bench_items(&rows, split, &[], &SystemPrompt::default()).unwrap();
     assert_eq!(items.len(), 2);
+    assert_eq!(items[0].references, ["Nobody knows.", "At sea, my friend", "In the galley"]);
     assert!(items[0].messages[0].content.contains("You are A"));
     let model = Scripted::says("At sea, my friends");
     answer_items(&model, "answers", &mut items, &role_bench_sampling(), 0, &quiet).await.unwrap();

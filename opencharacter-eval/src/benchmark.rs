@@ -24,6 +24,8 @@ pub enum Benchmark {
     InstructionFollowing,
     /// Harmful and harmless requests in character.
     Refusal,
+    /// Reference answers under right and wrong profiles.
+    Contrast,
 }
 
 impl Benchmark {
@@ -35,6 +37,7 @@ impl Benchmark {
             Self::Conversation => "Many turns",
             Self::InstructionFollowing => "Instruction following",
             Self::Refusal => "Refusal in character",
+            Self::Contrast => "Likelihood contrast",
         }
     }
 
@@ -44,6 +47,7 @@ impl Benchmark {
             Self::PersonaGym => Unit::Grade,
             Self::RoleBench => Unit::FMeasure,
             Self::Conversation | Self::InstructionFollowing | Self::Refusal => Unit::Share,
+            Self::Contrast => Unit::NatsPerToken,
         }
     }
 
@@ -60,7 +64,9 @@ impl Benchmark {
             }
             // Refusing everything is good at the one task and bad at the other: no mean of the two means anything.
             Self::Refusal => Vec::new(),
-            Self::RoleBench | Self::Conversation | Self::InstructionFollowing => vec![("Mean of the tasks", all)],
+            Self::RoleBench | Self::Conversation | Self::InstructionFollowing | Self::Contrast => {
+                vec![("Mean of the tasks", all)]
+            }
         }
     }
 }

@@ -30,7 +30,8 @@ fn range(unit: Unit) -> (f64, f64, usize) {
     match unit {
         Unit::Grade => (0.5, 5.5, 5),
         Unit::Share => (-0.5, 1.5, 2),
-        Unit::FMeasure | Unit::UniquePerTotal | Unit::NatsPerToken | Unit::Words => (0.0, 1.0, 10),
+        Unit::NatsPerToken => (-1.0, 1.0, 10),
+        Unit::FMeasure | Unit::UniquePerTotal | Unit::Words => (0.0, 1.0, 10),
     }
 }
 
@@ -75,9 +76,8 @@ fn ticks(unit: Unit) -> &'static [(&'static str, f64)] {
     match unit {
         Unit::Grade => &[("1", 1.0), ("2", 2.0), ("3", 3.0), ("4", 4.0), ("5", 5.0)],
         Unit::Share => &[("no", 0.0), ("yes", 1.0)],
-        Unit::FMeasure | Unit::UniquePerTotal | Unit::NatsPerToken | Unit::Words => {
-            &[("0", 0.0), ("0.5", 0.5), ("1", 1.0)]
-        }
+        Unit::NatsPerToken => &[("\u{2264} \u{2212}1", -1.0), ("0", 0.0), ("\u{2265} 1", 1.0)],
+        Unit::FMeasure | Unit::UniquePerTotal | Unit::Words => &[("0", 0.0), ("0.5", 0.5), ("1", 1.0)],
     }
 }
 

@@ -4,9 +4,9 @@ use opencharacter_core::{GenerateError, PromptError};
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     /// There is nobody or nothing to ask.
-    #[error("the held-out set has no {what}: hold out at least one")]
+    #[error("there are no {what}: give at least one")]
     Empty {
-        /// `characters` or `instructions`.
+        /// `characters`, `instructions`, `personas`, `judges` and the like.
         what: &'static str,
     },
     /// Identification cannot draw its distractors.
@@ -21,9 +21,9 @@ pub enum EvalError {
         found: usize,
     },
     /// The same id twice would count one observation as two.
-    #[error("the held-out set has the {what} `{id}` twice: remove one")]
+    #[error("the {what} `{id}` comes twice: remove one")]
     Duplicate {
-        /// `character`, `instruction` or `reference dialogue`.
+        /// `character`, `instruction`, `persona`, `item` and the like.
         what: &'static str,
         /// The id.
         id: String,
@@ -49,6 +49,65 @@ pub enum EvalError {
     NoAnswer {
         /// The dialogue.
         dialogue_id: String,
+    },
+    /// A character without what the model is to be told.
+    #[error("`{character}` has no {what}, which the prompt is to hold: add it, or choose another `--prompt`")]
+    NothingToPlay {
+        /// The character.
+        character: String,
+        /// `persona` or `profile`.
+        what: &'static str,
+    },
+    /// A row of questions that cannot be used.
+    #[error("{place} {what}")]
+    Questions {
+        /// File and line.
+        place: String,
+        /// What is wrong, and what was expected.
+        what: String,
+    },
+    /// A row of a benchmark that cannot be used.
+    #[error("{place}: {what}")]
+    Row {
+        /// File and line.
+        place: String,
+        /// What is wrong, and what was expected.
+        what: String,
+    },
+    /// A file of upstream's rubrics and prompts.
+    #[error("`{path}`: {what}; give the folder of a PersonaGym checkout that holds `rubrics` and `prompts`")]
+    UpstreamFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// An item of another benchmark.
+    #[error("PersonaGym has no task `{task}`: give the items of a PersonaGym run")]
+    UnknownTask {
+        /// The item's task.
+        task: String,
+    },
+    /// Two runs that cannot be compared.
+    #[error(
+        "`{first}` and `{second}` have no item in common: compare runs of the same benchmark on the same questions"
+    )]
+    NothingInCommon {
+        /// The one run.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The model was trained on what it would be asked.
+    #[error(
+        "{count} of the benchmark's texts are in the training data, so the scores would say nothing about new \
+         characters: {named}. Hold them out of training, or allow the overlap, which the report will say"
+    )]
+    Overlap {
+        /// How many.
+        count: usize,
+        /// The first ones.
+        named: String,
     },
     /// The system prompt's template cannot be used.
     #[error(transparent)]

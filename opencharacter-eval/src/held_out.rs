@@ -28,6 +28,8 @@ pub struct EvalOptions {
     pub sampling: Sampling,
     /// Wrong profiles beside the right one in identification; 0 leaves identification out.
     pub distractors: usize,
+    /// Which ones.
+    pub distractor_choice: DistractorChoice,
     /// Questions drawn for each character; 0 asks all.
     pub questions_per_character: usize,
     /// The prompt that makes a model play a character: the one that the tuned model was trained with.
@@ -42,11 +44,22 @@ impl Default for EvalOptions {
             seed: 0,
             sampling: Sampling { temperature: 0.7, top_p: 0.95, max_tokens: 192, ..Sampling::default() },
             distractors: 3,
+            distractor_choice: DistractorChoice::Random,
             questions_per_character: 0,
             system_prompt: SystemPrompt::default(),
             resampling: Resampling::default(),
         }
     }
+}
+
+/// How wrong profiles are chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DistractorChoice {
+    /// By chance: easily told apart where characters differ much.
+    #[default]
+    Random,
+    /// Those that share most words with the right one: telling them apart takes the details.
+    Near,
 }
 
 /// One question to one character.
@@ -150,6 +163,16 @@ impl<'a> Prompts<'a> {
     /// System prompt of the `character`-th character, then the item's question.
     pub fn ask(&self, item: &Item, character: usize) -> Vec<Message> {
         vec![Message::system(self.texts[character].clone()), Message::user(self.set.question(item))]
+    }
+
+    /// The rendered prompt of the `character`-th character.
+    pub(crate) fn text(&self, character: usize) -> &str {
+        &self.texts[character]
+    }
+
+    /// The place of the character with this id.
+    pub(crate) fn place(&self, character_id: &str) -> Option<usize> {
+        self.by_id.get(character_id).copied()
     }
 
     /// A reference as it is to be scored: its own system message, or else its character's prompt.

@@ -1,8 +1,9 @@
-use opencharacter_core::{Generate, KeyedRandom, Message, Score, ScoreRequest};
+use opencharacter_core::{Generate, Message, Score, ScoreRequest};
 
 use crate::{
     Candidate, EvalError, EvalOptions, Identification, Item, Prompts,
     calls::{CallOutcome, Progress},
+    distractors::Distractors,
     likelihood::score_all,
 };
 
@@ -12,8 +13,8 @@ use crate::{
 /// The same answer is scored under every profile, so how likely it is in general cancels out. It shows how much of
 /// the profile a reader as good as the scorer finds in the answer, whether in facts, in voice or in the name (see
 /// [`crate::NameMask`]). It cannot show that the answer is good: one that recites its profile is found at once. A weak
-/// scorer also misses what a careful reader would see. Distractors are drawn at random, so they are easier to tell
-/// apart than near ones would be.
+/// scorer also misses what a careful reader would see. Distractors drawn at random are easier to tell apart than near
+/// ones ([`crate::DistractorChoice`]).
 pub async fn identify_authors(
     scorer: &dyn Generate,
     stage: &str,
@@ -51,28 +52,12 @@ struct Call {
 
 fn planned_calls(prompts: &Prompts<'_>, items: &[Item], answers: &[Option<&str>], options: &EvalOptions) -> Vec<Call> {
     let mut calls = Vec::new();
+    let distractors = Distractors::new(&prompts.set().characters, options);
     for (index, (item, _)) in items.iter().zip(answers).enumerate().filter(|(_, (_, answer))| answer.is_some()) {
-        let profiles = std::iter::once(item.character).chain(distractors(prompts, item, options));
+        let profiles = std::iter::once(item.character).chain(distractors.of(&item.item_id, item.character));
         calls.extend(profiles.enumerate().map(|(place, profile)| Call { item: index, place, profile }));
     }
     calls
-}
-
-/// Other held-out characters, drawn by the ids alone, so that the set's order does not change the draw.
-fn distractors(prompts: &Prompts<'_>, item: &Item, options: &EvalOptions) -> Vec<usize> {
-    let mut ranked: Vec<(u64, usize)> = prompts
-        .set()
-        .characters
-        .iter()
-        .enumerate()
-        .filter(|&(index, _)| index != item.character)
-        .map(|(index, other)| {
-            let key = ["eval", "distractors", item.item_id.as_str(), other.character_id.as_str()];
-            (KeyedRandom::new(options.seed, &key).next_u64(), index)
-        })
-        .collect();
-    ranked.sort_unstable();
-    ranked.into_iter().take(options.distractors).map(|(_, index)| index).collect()
 }
 
 /// One refused score leaves the item without a verdict: a choice among fewer profiles would be an easier one.

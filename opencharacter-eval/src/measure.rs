@@ -38,6 +38,10 @@ pub enum Unit {
     UniquePerTotal,
     /// Words.
     Words,
+    /// A judge's score from 1 to 5.
+    Grade,
+    /// Rouge-L, between 0 and 1.
+    FMeasure,
 }
 
 impl MeasureKind {

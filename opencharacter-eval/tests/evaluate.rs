@@ -8,7 +8,7 @@ use opencharacter_core::{
     BoxFuture, Character, Completion, Dialogue, FinishReason, Generate, GenerateError, GenerateRequest, Instruction,
     KeyedRandom, Message, Profile, Role, Score, ScoreRequest, TextSink, Turn,
 };
-use opencharacter_eval::{EvalError, EvalOptions, HeldOutSet, MeasureKind, Scores, evaluate};
+use opencharacter_eval::{EvalError, EvalOptions, HeldOutSet, MeasureKind, Scores, contrast_references, evaluate};
 
 /// How the scripted model answers.
 #[derive(Clone, Copy, PartialEq)]
@@ -227,6 +227,23 @@ async fn reference_loss_is_per_token_over_all_tokens() {
     assert!((measure.difference.unwrap().mean + 1.0).abs() < 1e-9, "{measure:?}");
     assert_eq!(measure.higher_is_better, Some(false));
     assert_eq!(found.references.len(), 6);
+}
+
+#[tokio::test]
+async fn references_are_likelier_as_the_right_character() {
+    // Answers hold a fact of the profile, which is worth 5 nats; an answer has 4 tokens.
+    let model = Scripted::new(Player::Perfect);
+    let items = contrast_references(&model, &set(6, 1), &EvalOptions::default(), &quiet).await.unwrap();
+    assert_eq!(items.len(), 6);
+    for item in &items {
+        let lead = item.value.unwrap();
+        assert!((lead - 5.0 / 4.0).abs() < 1.0 / 4.0 + 1e-9 && item.weight == 4.0, "{item:?}");
+    }
+    let refusing = Scripted::with(Player::Perfect, Fault::RefusesScore("Person number 2"));
+    let items = contrast_references(&refusing, &set(6, 1), &EvalOptions::default(), &quiet).await.unwrap();
+    let (missing, scored): (Vec<_>, Vec<_>) = items.iter().partition(|item| item.value.is_none());
+    assert!(!missing.is_empty() && missing.iter().all(|item| item.note.contains("too long")));
+    assert!(!scored.is_empty() && scored.iter().all(|item| (item.value.unwrap() - 1.25).abs() < 0.26), "{scored:?}");
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! The report: one HTML page that needs nothing but itself.
 
 mod chart;
-mod html;
+pub(crate) mod html;
 mod page;
 mod scores_table;
-mod text;
+pub(crate) mod text;
 
 use opencharacter_core::Character;
 use serde::{Deserialize, Serialize};

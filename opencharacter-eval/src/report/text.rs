@@ -6,19 +6,21 @@ use crate::{
 };
 
 /// A value in its unit: `41.7%`, `2.310`.
-pub(super) fn value(unit: Unit, value: f64) -> String {
+pub(crate) fn value(unit: Unit, value: f64) -> String {
     match unit {
         Unit::Share => format!("{:.1}%", value * 100.0),
-        Unit::NatsPerToken | Unit::UniquePerTotal => format!("{value:.3}"),
+        Unit::NatsPerToken | Unit::UniquePerTotal | Unit::FMeasure => format!("{value:.3}"),
+        Unit::Grade => format!("{value:.2}"),
         Unit::Words => format!("{value:.1}"),
     }
 }
 
 /// A difference in its unit, with its sign; a true minus sign is read out by screen readers.
-pub(super) fn signed(unit: Unit, value: f64) -> String {
+pub(crate) fn signed(unit: Unit, value: f64) -> String {
     let text = match unit {
         Unit::Share => format!("{:+.1}", value * 100.0),
-        Unit::NatsPerToken | Unit::UniquePerTotal => format!("{value:+.3}"),
+        Unit::NatsPerToken | Unit::UniquePerTotal | Unit::FMeasure => format!("{value:+.3}"),
+        Unit::Grade => format!("{value:+.2}"),
         Unit::Words => format!("{value:+.1}"),
     };
     let is_zero = text.chars().all(|c| matches!(c, '+' | '-' | '0' | '.'));
@@ -32,24 +34,26 @@ pub(super) fn difference_unit(unit: Unit) -> &'static str {
         Unit::NatsPerToken => "nats per token",
         Unit::UniquePerTotal => "different / all",
         Unit::Words => "words",
+        Unit::Grade => "points of 1 to 5",
+        Unit::FMeasure => "Rouge-L",
     }
 }
 
-pub(super) fn interval(unit: Unit, estimate: &Estimate) -> String {
+pub(crate) fn interval(unit: Unit, estimate: &Estimate) -> String {
     match (estimate.low, estimate.high) {
         (Some(low), Some(high)) => format!("{} to {}", value(unit, low), value(unit, high)),
         _ => "no interval".to_owned(),
     }
 }
 
-pub(super) fn difference_interval(unit: Unit, difference: &Difference) -> String {
+pub(crate) fn difference_interval(unit: Unit, difference: &Difference) -> String {
     match (difference.low, difference.high) {
         (Some(low), Some(high)) => format!("{} to {}", signed(unit, low), signed(unit, high)),
         _ => "no interval".to_owned(),
     }
 }
 
-pub(super) fn p_value(p: Option<f64>) -> String {
+pub(crate) fn p_value(p: Option<f64>) -> String {
     match p {
         None => "\u{2013}".to_owned(),
         Some(p) if p < 0.001 => "< 0.001".to_owned(),
@@ -148,12 +152,12 @@ fn sentence(what: &str, measure: &Measure) -> Option<String> {
     ))
 }
 
-pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { one } else { many })
 }
 
 /// `1234567` as `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -1,3 +1,4 @@
+use opencharacter_core::KeyedRandom;
 use proptest::prelude::*;
 
 use super::*;
@@ -99,6 +100,87 @@ fn p_values_are_uniform_under_no_difference() {
         .count();
     let rate = small as f64 / f64::from(trials);
     assert!((0.05..=0.15).contains(&rate), "{rate}");
+}
+
+#[test]
+fn p_values_are_uniform_by_kolmogorov_and_smirnov() {
+    let resampling = Resampling { resamples: 2, permutations: 400, ..Resampling::default() };
+    let mut random = KeyedRandom::new(3, &["uniform"]);
+    let trials = 500;
+    let mut found: Vec<f64> =
+        (0..trials).map(|_| difference(&clustered(&mut random, 25, 4), &resampling).unwrap().p.unwrap()).collect();
+    found.sort_by(f64::total_cmp);
+    let distance = found
+        .iter()
+        .enumerate()
+        .map(|(rank, p)| {
+            (p - rank as f64 / f64::from(trials)).abs().max((p - (rank + 1) as f64 / f64::from(trials)).abs())
+        })
+        .fold(0.0, f64::max);
+    // The 1% bound of Kolmogorov and Smirnov: 1.63 / sqrt(500), and 1/401 for the steps of p.
+    assert!(distance < 1.63 / f64::from(trials).sqrt() + 1.0 / 401.0, "{distance}");
+}
+
+#[test]
+fn a_difference_of_the_detectable_size_is_found_four_times_in_five() {
+    let resampling = Resampling { resamples: 300, permutations: 300, ..Resampling::default() };
+    let mut random = KeyedRandom::new(4, &["power"]);
+    // Differences between characters with a spread of 0.3, and 0.5 * sqrt(2) between items.
+    let shifted = |random: &mut KeyedRandom, shift: f64| -> Vec<Pair> {
+        let mut pairs = clustered(random, 40, 5);
+        let effects: Vec<f64> = (0..40).map(|_| shift + 0.3 * random.normal()).collect();
+        for (pair, index) in pairs.iter_mut().zip(0..) {
+            let tuned = pair.tuned.as_mut().unwrap();
+            tuned.sum += effects[index / 5];
+        }
+        pairs
+    };
+    let trials = 300;
+    let detectable: f64 =
+        (0..20).map(|_| difference(&shifted(&mut random, 0.0), &resampling).unwrap().detectable.unwrap()).sum::<f64>()
+            / 20.0;
+    let found = (0..trials)
+        .filter(|_| difference(&shifted(&mut random, detectable), &resampling).unwrap().p.unwrap() < 0.05)
+        .count();
+    let power = found as f64 / f64::from(trials);
+    assert!((0.72..=0.88).contains(&power), "{power} at {detectable}");
+}
+
+#[test]
+fn differences_between_two_models_are_covered() {
+    let resampling = Resampling { resamples: 400, permutations: 2, ..Resampling::default() };
+    let mut random = KeyedRandom::new(6, &["coverage of differences"]);
+    let trials = 400;
+    let covered = (0..trials)
+        .filter(|_| {
+            let mut pairs = clustered(&mut random, 30, 5);
+            let effects: Vec<f64> = (0..30).map(|_| 0.2 + 0.4 * random.normal()).collect();
+            for (pair, index) in pairs.iter_mut().zip(0..) {
+                pair.tuned.as_mut().unwrap().sum += effects[index / 5];
+            }
+            let found = difference(&pairs, &resampling).unwrap();
+            found.low.unwrap() <= 0.2 && 0.2 <= found.high.unwrap()
+        })
+        .count();
+    let rate = covered as f64 / f64::from(trials);
+    assert!((0.90..=0.98).contains(&rate), "{rate}");
+}
+
+#[test]
+fn every_task_counts_alike() {
+    // Three values of 1 in the first task, one of 5 in the second: 3, not 2.
+    let items = [(0, "a", 1.0), (0, "b", 1.0), (0, "c", 1.0), (1, "a", 5.0)]
+        .map(|(task, cluster, value)| (task, cluster, Ratio::value(value)));
+    let found = mean_of_tasks(items, 2, &Resampling::default()).unwrap();
+    assert!((found.mean - 3.0).abs() < 1e-12);
+    assert_eq!((found.n_items, found.n_characters), (4, 3));
+    assert_eq!(mean_of_tasks(items, 3, &Resampling::default()), None);
+}
+
+#[test]
+fn too_few_characters_can_show_nothing() {
+    let pairs: Vec<Pair> = (0..5).map(|cluster| pair(cluster, 0.0, 1.0 + cluster as f64)).collect();
+    assert_eq!(difference(&pairs, &Resampling::default()).unwrap().detectable, None);
 }
 
 fn any_pairs() -> impl Strategy<Value = Vec<Pair>> {

@@ -11,7 +11,7 @@ use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
 
 use crate::{
-    cli::{Benchmark, EvalArguments},
+    cli::HeldOutArguments,
     inputs::{self, Input},
     interrupt::Interrupt,
     models, output,
@@ -20,8 +20,7 @@ use crate::{
 };
 
 /// `opencharacter eval held-out`
-pub async fn command(arguments: &EvalArguments, interrupt: &Interrupt) -> Result<()> {
-    let Benchmark::HeldOut = arguments.benchmark;
+pub async fn command(arguments: &HeldOutArguments, interrupt: &Interrupt) -> Result<()> {
     let input = |location: &Location| Input::new(location.clone(), OnError::Fail);
     let (references, mut characters) =
         inputs::dialogues(&input(&arguments.references), Some(&arguments.characters)).await?;

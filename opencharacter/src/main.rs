@@ -3,6 +3,7 @@
 
 mod bench;
 mod bench_synth;
+mod benchmarks;
 mod cards;
 mod chat;
 mod cli;
@@ -42,7 +43,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::{
-    cli::{Cli, Command, ExportTarget, ModelCommand},
+    cli::{Cli, Command, EvalCommand, ExportTarget, ModelCommand},
     interrupt::Interrupt,
 };
 
@@ -94,7 +95,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Train(arguments) => training::command(&arguments, &interrupt).await,
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
-        Command::Eval(arguments) => evaluation::command(&arguments, &interrupt).await,
+        Command::Eval(arguments) => eval(&arguments.command, &interrupt).await,
         Command::Export(arguments) => data_export::export(&arguments).await,
         Command::Explain(arguments) => explain::command(&arguments).await,
         Command::Chat(arguments) => chat::chat(&arguments).await,
@@ -113,5 +114,15 @@ async fn dispatch(command: Command) -> Result<()> {
                 writeln!(std::io::stdout(), "{}", path.display()).context("cannot write to standard output")
             }
         },
+    }
+}
+
+async fn eval(command: &EvalCommand, interrupt: &Interrupt) -> Result<()> {
+    match command {
+        EvalCommand::HeldOut(arguments) => evaluation::command(arguments, interrupt).await,
+        EvalCommand::PersonaGym(arguments) => benchmarks::persona_gym(arguments, interrupt).await,
+        EvalCommand::RoleBench(arguments) => benchmarks::role_bench(arguments, interrupt).await,
+        EvalCommand::Compare { first, second, json } => benchmarks::compare(first, second, *json),
+        EvalCommand::Rouge { pairs, json } => benchmarks::rouge(pairs, *json),
     }
 }

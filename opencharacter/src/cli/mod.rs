@@ -8,6 +8,7 @@ use opencharacter_synth::OnError;
 mod bench;
 mod cards;
 mod data;
+mod eval;
 mod export;
 mod models;
 mod synthesis;
@@ -16,6 +17,7 @@ mod training;
 pub use bench::*;
 pub use cards::*;
 pub use data::*;
+pub use eval::*;
 pub use export::*;
 pub use models::*;
 pub use synthesis::*;
@@ -61,7 +63,7 @@ pub enum Command {
     Score(ScoreArguments),
     /// Answer one conversation
     Complete(CompleteArguments),
-    /// Measure an adapter against its base model on held-out characters
+    /// Measure models: held-out characters, PersonaGym, RoleBench, comparisons
     Eval(EvalArguments),
     /// Write a model, with an adapter merged into it, or dialogues as other programs read them
     Export(ExportArguments),

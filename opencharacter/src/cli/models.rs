@@ -72,51 +72,6 @@ pub struct CompleteArguments {
     pub json: bool,
 }
 
-/// A benchmark.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Benchmark {
-    /// Likelihood, profile identification, break of character and diversity on held-out characters
-    HeldOut,
-}
-
-/// `eval`
-#[derive(Debug, Args)]
-pub struct EvalArguments {
-    /// The benchmark
-    #[arg(value_enum)]
-    pub benchmark: Benchmark,
-    /// The base model, which is also the fixed scorer
-    #[arg(long, default_value = DEFAULT_MODEL)]
-    pub model: String,
-    /// The adapter to measure
-    #[arg(long)]
-    pub adapter: PathBuf,
-    /// Held-out characters
-    #[arg(long)]
-    pub characters: Location,
-    /// Held-out instructions
-    #[arg(long)]
-    pub instructions: Location,
-    /// Reference dialogues of the held-out characters
-    #[arg(long)]
-    pub references: Location,
-    /// Where the ledger and `scores.json` go; run again to resume
-    #[arg(long)]
-    pub out: PathBuf,
-    /// Instructions asked of each character; 0 asks all
-    #[arg(long, default_value_t = 0)]
-    pub questions_per_character: usize,
-    /// Longest answer in tokens
-    #[arg(long, default_value_t = 192)]
-    pub max_tokens: usize,
-    /// Every draw follows from this
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Print `scores.json` instead of a table
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `chat`
 #[derive(Debug, Args)]
 pub struct ChatArguments {

@@ -10,11 +10,14 @@ Needs `pip install datasets torch transformers peft trl omegaconf einops tyro fi
 import argparse
 import importlib.machinery
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import types
 
+# LLaMA-Factory's own switch: a newer transformers than it knows reads data all the same.
+os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
 import transformers  # noqa: F401  (before the next lines: it looks for sound libraries when it is imported)
 from datasets import load_dataset
 

@@ -25,9 +25,14 @@ impl Eq for PromptTemplate {}
 
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("prompt template `{name}`: {reason}. Copy the built-in with `opencharacter templates --out DIR` and compare")]
+#[error(
+    "prompt template `{name}`: {reason}, in the line `{line}`. Copy the built-in with `opencharacter templates --out DIR` \
+     and compare"
+)]
 pub struct PromptError {
     name: String,
+    /// The template's line that it is about: the reason does not name an unknown variable.
+    line: String,
     reason: minijinja::Error,
 }
 
@@ -54,13 +59,15 @@ impl PromptTemplate {
 
     /// The text with `context` filled in, trimmed. An unknown placeholder is an error, never an empty string.
     pub fn render(&self, context: impl Serialize) -> Result<String, PromptError> {
-        let fail = |reason| PromptError { name: self.name.clone(), reason };
-        let environment = match self.compiled.get() {
-            Some(environment) => environment,
-            None => {
-                let environment = self.compile().map_err(fail)?;
-                self.compiled.get_or_init(|| environment)
-            }
+        let fail = |reason: minijinja::Error| {
+            let line = reason.line().and_then(|number| self.source.lines().nth(number.checked_sub(1)?));
+            PromptError { name: self.name.clone(), line: line.unwrap_or_default().trim().to_owned(), reason }
+        };
+        let environment = if let Some(environment) = self.compiled.get() {
+            environment
+        } else {
+            let environment = self.compile().map_err(fail)?;
+            self.compiled.get_or_init(|| environment)
         };
         let template = environment.get_template(&self.name).map_err(fail)?;
         let text = template.render(Serde(context)).map_err(fail)?;
@@ -151,6 +158,6 @@ mod tests {
         let error = PromptTemplate::new("profile", "{{ persnoa }}")
             .render(std::collections::BTreeMap::<String, String>::new())
             .unwrap_err();
-        assert!(error.to_string().contains("profile"), "{error}");
+        assert!(error.to_string().contains("`profile`") && error.to_string().contains("{{ persnoa }}"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -40,8 +40,8 @@ pub(crate) struct Endpoint {
     /// Since its last answer.
     failures: AtomicUsize,
     longest_rest: Duration,
-    /// It refuses everything: a wrong key, an unknown model.
-    unusable: AtomicBool,
+    /// Why it refuses everything: a wrong key, an unknown model.
+    unusable: OnceLock<String>,
 }
 
 impl Endpoint {
@@ -59,7 +59,7 @@ impl Endpoint {
             failures: AtomicUsize::new(0),
             // Several tries must fit into the time after which the model counts as gone.
             longest_rest: LONGEST_REST.min(remote.down_after / 8),
-            unusable: AtomicBool::new(false),
+            unusable: OnceLock::new(),
         })
     }
 
@@ -69,11 +69,17 @@ impl Endpoint {
     }
 
     pub(crate) fn is_usable(&self) -> bool {
-        !self.unusable.load(Ordering::Relaxed)
+        self.unusable.get().is_none()
     }
 
-    pub(crate) fn set_unusable(&self) {
-        self.unusable.store(true, Ordering::Relaxed);
+    /// Why nothing is asked of it any more.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.unusable.get().map(String::as_str)
+    }
+
+    pub(crate) fn set_unusable(&self, reason: &str) {
+        // Calls under way may find out together; the first reason stays.
+        let _ = self.unusable.set(reason.to_owned());
     }
 
     /// Takes note of an answer.

@@ -94,6 +94,12 @@ impl RemoteModel {
         GenerateError::Unavailable { model: self.fingerprint.clone(), reason }
     }
 
+    /// For a call that may never have been sent: others found out before.
+    fn none_usable(&self) -> GenerateError {
+        let refusals: Vec<&str> = self.endpoints.iter().filter_map(Endpoint::refusal).collect();
+        self.unavailable(refusals.join("; "))
+    }
+
     /// The usable endpoint with most room.
     fn roomiest(&self) -> Option<&Endpoint> {
         let usable = self.endpoints.iter().filter(|endpoint| endpoint.is_usable());
@@ -102,16 +108,12 @@ impl RemoteModel {
 
     async fn answer(&self, request: GenerateRequest, mut sink: Option<TextSink>) -> Result<Completion, GenerateError> {
         let mut call = Call::new(request)?;
-        let mut tries = Tries {
-            backoff: Backoff::new(self.calls.fetch_add(1, Ordering::Relaxed)),
-            began: None,
-            last_reason: "every endpoint refused".into(),
-        };
+        let mut tries = Tries { backoff: Backoff::new(self.calls.fetch_add(1, Ordering::Relaxed)), began: None };
         loop {
             if let Gate::Gone(reason) = self.breaker.pass().await {
                 return Err(self.gone(&reason));
             }
-            let Some(endpoint) = self.roomiest() else { return Err(self.unavailable(tries.last_reason)) };
+            let Some(endpoint) = self.roomiest() else { return Err(self.none_usable()) };
             let elsewhere = |other: &&Endpoint| other.is_usable() && !std::ptr::eq(*other, endpoint);
             let patient = self.endpoints.iter().filter(elsewhere).all(|other| other.window.is_paused());
             let Some(place) = self.unless_gone(endpoint.window.enter(patient)).await? else { continue };
@@ -163,7 +165,6 @@ impl RemoteModel {
         tries: &mut Tries,
     ) -> Result<Duration, GenerateError> {
         let reason = format!("{}: {}", endpoint.address(), fault.reason());
-        reason.clone_into(&mut tries.last_reason);
         let counter =
             if matches!(fault, Fault::Overloaded { .. }) { &self.counts.overloads } else { &self.counts.failures };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +184,7 @@ impl RemoteModel {
                 };
             }
             Fault::Unusable(_) => {
-                endpoint.set_unusable();
+                endpoint.set_unusable(&reason);
                 return Ok(Duration::ZERO);
             }
             Fault::Overloaded { retry_after, .. } => {
@@ -221,7 +222,6 @@ impl RemoteModel {
 struct Tries {
     backoff: Backoff,
     began: Option<Instant>,
-    last_reason: String,
 }
 
 /// Where a model is served, and whether in batches, does not change what it says: a run may move and go on.

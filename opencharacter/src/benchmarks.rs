@@ -68,7 +68,7 @@ pub async fn persona_gym(arguments: &PersonaGymArguments, interrupt: &Interrupt)
     ]);
     let mut outcome = Outcome { benchmark: Benchmark::PersonaGym, settings, overlap, ..Outcome::default() };
     let Some(writer) = judged.first() else {
-        return bench.finish(outcome, items);
+        return bench.finish(outcome, &items);
     };
     let panel = Panel {
         exemplar_writer: writer,
@@ -83,7 +83,7 @@ pub async fn persona_gym(arguments: &PersonaGymArguments, interrupt: &Interrupt)
     for (place, mode) in arguments.modes.iter().enumerate() {
         let mode = mode.with(arguments.judged_together, texts.as_ref())?;
         let mut judged_items = items.clone();
-        let stage = Stage::new(&format!("judging, {}", mode.name()), "calls");
+        let stage = Stage::new(format!("judging, {}", mode.name()), "calls");
         let progress = |name: &str, done: usize, total: usize| stage.set(done, total, name);
         interrupt.guard(judge_persona_gym(&mut judged_items, &panel, mode, &judge_options, &progress)).await?;
         stage.finish(&format!("{} answers", judged_items.len()));
@@ -109,7 +109,7 @@ pub async fn persona_gym(arguments: &PersonaGymArguments, interrupt: &Interrupt)
     let trial = interrupt.guard(try_judges(&items, &panel, trial_options, &judge_options, &progress)).await?;
     stage.finish(&format!("{} answers planted", trial.planted.len()));
     let (reports, agreement) = judge_reports(&items, Some(&trial), &bench.resampling);
-    bench.finish(Outcome { judges: reports, agreement, ..outcome }, items)
+    bench.finish(Outcome { judges: reports, agreement, ..outcome }, &items)
 }
 
 /// `opencharacter eval role-bench`
@@ -132,7 +132,7 @@ pub async fn role_bench(arguments: &RoleBenchArguments, interrupt: &Interrupt) -
     let overlap = bench.overlap(&asked).await?;
     bench.answer(&mut items, &role_bench_sampling(), interrupt).await?;
     score_role_bench(&mut items);
-    bench.finish(Outcome { benchmark: Benchmark::RoleBench, overlap, ..Outcome::default() }, items)
+    bench.finish(Outcome { benchmark: Benchmark::RoleBench, overlap, ..Outcome::default() }, &items)
 }
 
 /// `opencharacter eval compare`
@@ -252,25 +252,25 @@ impl<'a> Bench<'a> {
     }
 
     /// Writes items, scores and page, and prints the scores.
-    fn finish(&self, outcome: Outcome, items: Vec<EvalItem>) -> Result<()> {
+    fn finish(&self, outcome: Outcome, items: &[EvalItem]) -> Result<()> {
         self.ledger.flush()?;
         let Outcome { benchmark, mut settings, overlap, judges, agreement, comparisons } = outcome;
         settings.insert("seed".into(), self.arguments.seed.to_string());
-        let mut scores = BenchmarkScores::new(benchmark, self.model.fingerprint(), settings, &items, &self.resampling)?;
+        let mut scores = BenchmarkScores::new(benchmark, self.model.fingerprint(), settings, items, &self.resampling)?;
         (scores.judges, scores.agreement, scores.overlap) = (judges, agreement, overlap);
         let mut lines = String::new();
-        for item in &items {
+        for item in items {
             lines.push_str(&serde_json::to_string(item)?);
             lines.push('\n');
         }
         output::file(&self.folder.file("items.jsonl"), lines.as_bytes())?;
         output::json_file(&self.folder.file("scores.json"), &scores)?;
-        let style = style_distance(&items, &self.resampling);
+        let style = style_distance(items, &self.resampling);
         let title = format!("{}: {}", benchmark.title(), self.arguments.model);
         let page = render_benchmark_report(&BenchmarkReport {
             title: &title,
             scores: &scores,
-            items: &items,
+            items,
             comparisons: &comparisons,
             style: style.as_ref(),
             arena: None,

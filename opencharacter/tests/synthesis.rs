@@ -205,7 +205,7 @@ async fn a_dead_endpoint_ends_the_run_with_nothing_invented() {
 async fn dialogues_pass_rules_and_a_judge_and_the_rest_has_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // Answers of characters, and a judge's marks: 4 for ships of an even number, 2 for the others, prose for ship 10.
+    // Answers of characters, and a judge's marks: 4 for ships of an even number, 2 for the others.
     let answer = Arc::new(|body: &Value| {
         let asked = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
         if !asked.starts_with("You judge") {
@@ -215,11 +215,8 @@ async fn dialogues_pass_rules_and_a_judge_and_the_rest_has_reasons() {
             );
         }
         let number: usize = asked.split("ship number ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
-        match number {
-            10 => "I quite like it.".into(),
-            even if even % 2 == 0 => r#"{"reason": "It is hers.", "mark": 4}"#.into(),
-            _ => r#"{"reason": "Anybody could say so.", "mark": 2}"#.into(),
-        }
+        let (reason, mark) = if number.is_multiple_of(2) { ("It is hers.", 4) } else { ("Anybody could say so.", 2) };
+        json!({"reason": reason, "mark": mark}).to_string()
     });
     let mock = MockEndpoint::start(MockOptions { answer, ..MockOptions::default() }).await.unwrap();
     let written = prepare(folder).await;
@@ -245,29 +242,28 @@ async fn dialogues_pass_rules_and_a_judge_and_the_rest_has_reasons() {
         .iter()
         .filter(|row| {
             let number: usize = row.messages[0].content.split(' ').nth(4).unwrap().parse().unwrap();
-            number % 2 == 0 && number != 10
+            number.is_multiple_of(2)
         })
         .collect();
     assert_eq!(kept.iter().collect::<Vec<_>>(), expected, "rows as they were, in their order");
     let rejected = fs::read_to_string(folder.join("good.jsonl.rejected.jsonl")).unwrap();
     assert_eq!(rejected.matches("judged 2, expected 3 or more: Anybody could say so.").count(), 20, "{rejected}");
-    assert_eq!(rejected.matches("no verdict").count(), 2, "two attempts: {rejected}");
-    assert_eq!(mock.requests(), 40 + 41);
+    assert_eq!(mock.requests(), 40 + 40);
     let again = run(folder, &judged).await;
     assert!(again.status.success() && said(&again).contains("there already"), "{}", said(&again));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_are_queried_and_personas_split_by_cluster() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
     const WORDS: [&str; 12] =
         ["baker", "diver", "clerk", "miner", "pilot", "nurse", "farmer", "tailor", "poet", "judge", "monk", "spy"];
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
     // Two of each kind: the same sentence with another town.
     let lines: Vec<String> = WORDS
         .iter()
         .flat_map(|word| {
-            let text = |town: &str| format!("A {word} who dreams of the {word} of the king and lives in {town}");
+            let text = |town: &str| format!("The {word} whose {word} paints {word} maps near {town}");
             ["Riga", "Lima"].map(|town| json!({"persona": text(town), "town": town}).to_string())
         })
         .collect();
@@ -286,7 +282,7 @@ async fn files_are_queried_and_personas_split_by_cluster() {
     assert!(counted.status.success(), "{}", said(&counted));
     assert_eq!(serde_json::from_slice::<Value>(&counted.stdout).unwrap(), json!({"t": 18, "h": 6}));
     let both =
-        "SELECT count(*) AS n FROM t JOIN h ON split_part(t.persona, ' lives', 1) = split_part(h.persona, ' lives', 1)";
+        "SELECT count(*) AS n FROM t JOIN h ON split_part(t.persona, ' near', 1) = split_part(h.persona, ' near', 1)";
     let shared = ask(both).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&shared.stdout).unwrap(), json!({"n": 0}), "{}", said(&shared));
     let wrong = ask("SELECT nobody FROM t").await.unwrap();

@@ -44,9 +44,18 @@ impl Workspace {
     }
 
     /// `program` in the repository's root.
+    ///
+    /// What cargo told this program of itself is not passed on. Build scripts watch such variables (ring's does): with
+    /// them, everything above would be compiled anew for `cargo xtask test` after `cargo test`, and again after that.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", &self.target);
+        let of_this_program = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_NAME"];
+        for (name, _) in env::vars_os() {
+            if of_this_program.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
         command
     }
 

@@ -55,9 +55,12 @@ where
     S: Stream<Item = Result<Persona, SynthError>>,
 {
     let mut options = options.clone();
+    let mut work = work;
     for _ in 0..ROUNDS {
         let mut names = Names::default();
         let made = synthesize_profiles(personas().await?, &options, templates, work, &mut names).await?;
+        // Once is what was asked for.
+        work.model.retry_refused = false;
         names.shared.iter().for_each(|(id, name)| options.taken_names.add(id, name));
         // Without means to ask again, what there is has to do.
         if names.shared.is_empty() || made.stopped_by.is_some() {

@@ -12,6 +12,7 @@ mod character;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod dialogue;
+pub mod english;
 mod generate;
 mod id;
 mod message;

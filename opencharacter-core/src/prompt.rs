@@ -26,12 +26,11 @@ impl Eq for PromptTemplate {}
 /// A template that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "prompt template `{name}`: {reason}, in the line `{line}`. Copy the built-in with `opencharacter templates --out DIR` \
-     and compare"
+    "prompt template `{name}`: {reason}{line}. Copy the built-in with `opencharacter templates --out DIR` and compare"
 )]
 pub struct PromptError {
     name: String,
-    /// The template's line that it is about: the reason does not name an unknown variable.
+    /// The template's line that it is about, where that is known: the reason does not name an unknown variable.
     line: String,
     reason: minijinja::Error,
 }
@@ -61,7 +60,8 @@ impl PromptTemplate {
     pub fn render(&self, context: impl Serialize) -> Result<String, PromptError> {
         let fail = |reason: minijinja::Error| {
             let line = reason.line().and_then(|number| self.source.lines().nth(number.checked_sub(1)?));
-            PromptError { name: self.name.clone(), line: line.unwrap_or_default().trim().to_owned(), reason }
+            let line = line.map_or_else(String::new, |line| format!(", in the line `{}`", line.trim()));
+            PromptError { name: self.name.clone(), line, reason }
         };
         let environment = if let Some(environment) = self.compiled.get() {
             environment

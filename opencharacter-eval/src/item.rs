@@ -153,15 +153,27 @@ impl EvalItem {
         let mut messages: Vec<Message> = prompt.into_iter().map(Message::system).collect();
         messages.push(Message::user(question));
         Self {
-            item_id,
-            task: task.to_owned(),
             character_id: character.character_id.clone(),
             character_name: character.display_name().to_owned(),
             cluster: character.character_id.clone(),
             description,
+            messages,
+            ..Self::plain(item_id, task, question)
+        }
+    }
+
+    /// An item that asks nobody in particular: the question alone, which is its own cluster.
+    pub(crate) fn plain(item_id: String, task: &str, question: &str) -> Self {
+        Self {
+            cluster: item_id.clone(),
+            item_id,
+            task: task.to_owned(),
+            character_id: String::new(),
+            character_name: String::new(),
+            description: String::new(),
             turn: None,
             epoch: 0,
-            messages,
+            messages: vec![Message::user(question)],
             answer: Reply::NotAsked,
             references: Vec::new(),
             exemplars: Vec::new(),

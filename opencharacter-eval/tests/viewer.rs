@@ -110,7 +110,7 @@ fn text_of<'a>(dom: &'a str, opening: &str) -> &'a str {
 }
 
 #[test]
-#[ignore = "needs Chromium: cargo test --release -p opencharacter-eval --test viewer -- --ignored"]
+#[ignore = "needs Chromium: cargo xtask browser"]
 fn chromium_shows_scores_filters_and_sorts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.html");

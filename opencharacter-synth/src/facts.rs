@@ -3,6 +3,8 @@
 //! The rules would rather miss a fact than invent one: "a keeper with a parrot named Kiwi" names nobody, and
 //! "a teacher raising a 6-year-old" is not six. A missed fact costs a check; an invented one spoils the profile.
 
+use opencharacter_core::english::{ONES, TENS};
+
 /// The sex or gender that a persona's words imply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gender {
@@ -196,29 +198,6 @@ const NOT_NAMES: [&str; 28] = [
     "cranky",
     "born",
 ];
-const UNITS: [&str; 20] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-];
-const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
 const DECADES: [(&str, u32); 8] = [
     ("twenties", 20),
     ("thirties", 30),
@@ -458,8 +437,8 @@ fn number_of(text: &str) -> Option<u32> {
         list.iter().position(|&entry| !entry.is_empty() && entry == word).map(|index| index as u32)
     };
     match text.split_once('-') {
-        Some((tens, unit)) => Some(place(&TENS, tens)? * 10 + place(&UNITS, unit).filter(|unit| *unit < 10)?),
-        None => place(&UNITS, text).or_else(|| place(&TENS, text).map(|tens| tens * 10)),
+        Some((tens, unit)) => Some(place(&TENS, tens)? * 10 + place(&ONES, unit).filter(|unit| *unit < 10)?),
+        None => place(&ONES, text).or_else(|| place(&TENS, text).map(|tens| tens * 10)),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,10 +10,10 @@ use anyhow::{Context as _, Result, bail};
 use opencharacter_core::{Character, Dialogue, Generate, Role, SystemPrompt};
 use opencharacter_engine::EngineOptions;
 use opencharacter_eval::{
-    Benchmark, BenchmarkReport, BenchmarkScores, Comparison, ComparisonRow, EvalItem, Fitness, Judge, JudgeOptions,
-    JudgeTrialOptions, OverlapReport, Panel, PersonaGymMode, PersonaGymOptions, PersonaGymSet, PersonaQuestions,
-    RoleBenchRow, Texts, Unit, UpstreamTexts, answer_items, best_rouge_l, compare as compare_items, find_overlap,
-    judge_persona_gym, judge_reports, render_benchmark_report, role_bench_items, role_bench_sampling, score_role_bench,
+    Benchmark, BenchmarkReport, BenchmarkScores, Comparison, EvalItem, Judge, JudgeOptions, JudgeTrialOptions,
+    OverlapReport, Panel, PersonaGymMode, PersonaGymOptions, PersonaGymSet, PersonaQuestions, RoleBenchRow, Texts,
+    UpstreamTexts, answer_items, best_rouge_l, compare as compare_items, find_overlap, judge_persona_gym,
+    judge_reports, render_benchmark_report, role_bench_items, role_bench_sampling, score_role_bench,
     statistics::{Estimate, Resampling},
     style_distance, try_judges, write_questions,
 };
@@ -24,6 +23,7 @@ use opencharacter_synth::OnError;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    benchmark_tables::{comparison_table, table},
     cli::{BenchmarkArguments, ModeArgument, ModelChoice, PersonaGymArguments, RoleBenchArguments},
     failure::Usage,
     inputs::Input,
@@ -66,7 +66,7 @@ pub async fn persona_gym(arguments: &PersonaGymArguments, interrupt: &Interrupt)
         ("light".to_owned(), options.light.to_string()),
         ("epochs".to_owned(), options.epochs.to_string()),
     ]);
-    let mut outcome = Outcome { benchmark: Benchmark::PersonaGym, settings, overlap, ..Outcome::default() };
+    let mut outcome = Outcome { settings, overlap, ..Outcome::of(Benchmark::PersonaGym) };
     let Some(writer) = judged.first() else {
         return bench.finish(outcome, &items);
     };
@@ -132,7 +132,7 @@ pub async fn role_bench(arguments: &RoleBenchArguments, interrupt: &Interrupt) -
     let overlap = bench.overlap(&asked).await?;
     bench.answer(&mut items, &role_bench_sampling(), interrupt).await?;
     score_role_bench(&mut items);
-    bench.finish(Outcome { benchmark: Benchmark::RoleBench, overlap, ..Outcome::default() }, &items)
+    bench.finish(Outcome { overlap, ..Outcome::of(Benchmark::RoleBench) }, &items)
 }
 
 /// `opencharacter eval compare`
@@ -191,10 +191,10 @@ struct Outcome {
     comparisons: Vec<Comparison>,
 }
 
-impl Default for Outcome {
-    fn default() -> Self {
+impl Outcome {
+    fn of(benchmark: Benchmark) -> Self {
         Self {
-            benchmark: Benchmark::RoleBench,
+            benchmark,
             settings: BTreeMap::new(),
             overlap: None,
             judges: Vec::new(),
@@ -409,89 +409,4 @@ fn read_items(folder: &Path) -> Result<Vec<EvalItem>> {
     let path = folder.join("items.jsonl");
     let read = |(number, line): (usize, String)| serde_json::from_str(&line).with_context(|| place(&path, number));
     lines(&path)?.map(read).collect()
-}
-
-/// Scores with their intervals, and what the judges are worth, for a terminal.
-fn table(scores: &BenchmarkScores) -> String {
-    let mut text = format!("{:<44} {:>8}  {:<20} {:>6} {:>8}\n", "task", "score", "95% interval", "items", "missing");
-    for task in &scores.tasks {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:<44} {} {:>6} {:>8}",
-            task.task,
-            shown(task.estimate.as_ref(), task.unit),
-            task.items,
-            task.without_answer + task.without_value
-        );
-    }
-    for composite in &scores.composites {
-        let _ =
-            writeln!(text, "{:<44} {}", composite.name, shown(composite.estimate.as_ref(), scores.benchmark.unit()));
-    }
-    for judge in &scores.judges {
-        let fitness = match judge.fitness {
-            Fitness::Fit => "fit",
-            Fitness::Unfit { .. } => "UNFIT",
-            Fitness::Untested => "not tested",
-        };
-        let _ = writeln!(
-            text,
-            "judge `{}`: {fitness}; {:.1}% of verdicts missing",
-            judge.judge,
-            judge.missing_rate() * 100.0
-        );
-    }
-    text.truncate(text.trim_end().len());
-    text
-}
-
-fn comparison_table(comparison: &Comparison) -> String {
-    let mut text = format!("first:  {}\nsecond: {}\n", comparison.first, comparison.second);
-    let _ = writeln!(
-        text,
-        "{:<44} {:>8} {:>8} {:>8}  {:<20} {:>7} {:>7} {:>10}",
-        "task", "first", "second", "change", "95% interval", "p", "p Holm", "detectable"
-    );
-    for row in comparison.tasks.iter().chain(&comparison.composites) {
-        let _ = writeln!(text, "{}", comparison_row(row));
-    }
-    text.truncate(text.trim_end().len());
-    text
-}
-
-fn comparison_row(row: &ComparisonRow) -> String {
-    let mean = |estimate: &Option<Estimate>| number(estimate.as_ref().map(|estimate| estimate.mean), row.unit);
-    let difference = row.difference.as_ref();
-    let interval = difference.and_then(|found| Some((found.low?, found.high?)));
-    let p = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
-    format!(
-        "{:<44} {:>8} {:>8} {:>8}  {:<20} {:>7} {:>7} {:>10}",
-        row.name,
-        mean(&row.first),
-        mean(&row.second),
-        number(difference.map(|found| found.mean), row.unit),
-        interval.map_or_else(|| "-".to_owned(), |ends| between(ends, row.unit)),
-        p(difference.and_then(|found| found.p)),
-        p(row.p_holm),
-        number(difference.and_then(|found| found.detectable), row.unit),
-    )
-}
-
-fn shown(estimate: Option<&Estimate>, unit: Unit) -> String {
-    let interval = estimate.and_then(|estimate| Some((estimate.low?, estimate.high?)));
-    let interval = interval.map_or_else(|| "-".to_owned(), |ends| between(ends, unit));
-    format!("{:>8}  {interval:<20}", number(estimate.map(|estimate| estimate.mean), unit))
-}
-
-fn between((low, high): (f64, f64), unit: Unit) -> String {
-    format!("[{}, {}]", number(Some(low), unit), number(Some(high), unit))
-}
-
-fn number(value: Option<f64>, unit: Unit) -> String {
-    match (value, unit) {
-        (None, _) => "-".to_owned(),
-        (Some(value), Unit::Share) => format!("{:.1}%", value * 100.0),
-        (Some(value), _) => format!("{value:.3}"),
-    }
 }

@@ -38,7 +38,7 @@ pub async fn deduplicate(arguments: &DeduplicateArguments) -> Result<()> {
     }
     let dropped: HashSet<usize> = duplicates.iter().map(|duplicate| duplicate.row - 1).collect();
     if let Some(out) = &arguments.out {
-        distribute(&arguments.data, &[out], |index| (!dropped.contains(&index)).then_some(0)).await?;
+        distribute(&arguments.data, texts.len(), &[out], |index| (!dropped.contains(&index)).then_some(0)).await?;
     }
     eprintln!("{} of {} rows repeat an earlier one", duplicates.len(), texts.len());
     Ok(())
@@ -61,7 +61,7 @@ pub async fn decontaminate(arguments: &DecontaminateArguments) -> Result<()> {
     }
     let dropped: HashSet<usize> = overlaps.iter().map(|overlap: &OverlappingRow| overlap.row - 1).collect();
     if let Some(out) = &arguments.out {
-        distribute(&arguments.data, &[out], |index| (!dropped.contains(&index)).then_some(0)).await?;
+        distribute(&arguments.data, named.len(), &[out], |index| (!dropped.contains(&index)).then_some(0)).await?;
     }
     eprintln!("{} of {} rows overlap with the references", dropped.len(), named.len());
     Ok(())
@@ -69,6 +69,9 @@ pub async fn decontaminate(arguments: &DecontaminateArguments) -> Result<()> {
 
 /// `opencharacter split`
 pub async fn split(arguments: &SplitArguments) -> Result<()> {
+    if arguments.train_out == arguments.held_out_out {
+        bail!(Usage("`--train-out` and `--held-out-out` are the same file".into()));
+    }
     let texts = each(&arguments.data, |row| Compared::Persona.texts(&row.value).join("\n")).await?;
     if texts.iter().all(String::is_empty) {
         bail!(Usage(format!("`{}` has no column `persona` to go by", arguments.data)));
@@ -85,7 +88,8 @@ pub async fn split(arguments: &SplitArguments) -> Result<()> {
         );
     }
     let file_of = |index: usize| texts.get(index).map(|text| usize::from(set_apart.ids.contains(text)));
-    distribute(&arguments.data, &[&arguments.train_out, &arguments.held_out_out], file_of).await?;
+    let outs = [&arguments.train_out, &arguments.held_out_out];
+    distribute(&arguments.data, texts.len(), &outs, file_of).await?;
     eprintln!(
         "{count} rows set apart in {} clusters, {} left; {} clusters in all, the largest of {}",
         set_apart.clusters,
@@ -196,18 +200,28 @@ async fn each<T>(location: &Location, take: impl Fn(&Row) -> T) -> Result<Vec<T>
     Ok(rows.map_ok(|row| take(&row)).try_collect().await?)
 }
 
-/// Reads a file again and writes each row into the file of `outs` that `file_of` its index says, or nowhere.
-async fn distribute(data: &Location, outs: &[&Location], file_of: impl Fn(usize) -> Option<usize>) -> Result<()> {
+/// Reads a file of `count` rows again and writes each into the file of `outs` that `file_of` its index says, or nowhere.
+async fn distribute(
+    data: &Location,
+    count: usize,
+    outs: &[&Location],
+    file_of: impl Fn(usize) -> Option<usize>,
+) -> Result<()> {
     let mut writers = Vec::new();
     for out in outs {
         writers.push(Table::at(out)?.writer(WriteOptions::default()).await?);
     }
     let mut rows = Table::at(data)?.rows(ReadOptions::default()).await?.enumerate();
+    let mut read = 0;
     while let Some((index, row)) = rows.next().await {
         let row = row?;
+        read += 1;
         if let Some(writer) = file_of(index).and_then(|file| writers.get_mut(file)) {
             writer.write(&row.value).await?;
         }
+    }
+    if read != count {
+        bail!("`{data}` had {count} rows and now has {read}: it changed meanwhile; run the command again");
     }
     for writer in writers {
         writer.finish().await?;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod bench_synth;
+mod benchmark_tables;
 mod benchmarks;
 mod cards;
 mod chat;
@@ -80,26 +81,27 @@ async fn dispatch(command: Command) -> Result<()> {
         _ => {}
     }
     let interrupt = Interrupt::listen();
+    // What is guarded here has nothing to bring to an end: its files appear whole or not at all.
     match command {
         Command::Run(arguments) => run::run(&arguments, &interrupt).await,
         Command::Characters(arguments) => synthesis::characters(&arguments, &interrupt).await,
         Command::Instructions(arguments) => synthesis::instructions(&arguments, &interrupt).await,
         Command::Dialogues(arguments) => synthesis::dialogues(&arguments, &interrupt).await,
         Command::Filter(arguments) => synthesis::filter(&arguments, &interrupt).await,
-        Command::Query(arguments) => querying::command(&arguments, &interrupt).await,
-        Command::Split(arguments) => data_quality::split(&arguments).await,
-        Command::Deduplicate(arguments) => data_quality::deduplicate(&arguments).await,
-        Command::Decontaminate(arguments) => data_quality::decontaminate(&arguments).await,
-        Command::Quality(arguments) => data_quality::quality(&arguments).await,
-        Command::Pairs(arguments) => pairing::command(&arguments).await,
+        Command::Query(arguments) => interrupt.guard(querying::command(&arguments)).await,
+        Command::Split(arguments) => interrupt.guard(data_quality::split(&arguments)).await,
+        Command::Deduplicate(arguments) => interrupt.guard(data_quality::deduplicate(&arguments)).await,
+        Command::Decontaminate(arguments) => interrupt.guard(data_quality::decontaminate(&arguments)).await,
+        Command::Quality(arguments) => interrupt.guard(data_quality::quality(&arguments)).await,
+        Command::Pairs(arguments) => interrupt.guard(pairing::command(&arguments)).await,
         Command::Train(arguments) => training::command(&arguments, &interrupt).await,
         Command::Score(arguments) => scoring::score(&arguments, &interrupt).await,
         Command::Complete(arguments) => scoring::complete(&arguments, &interrupt).await,
         Command::Eval(arguments) => eval(&arguments.command, &interrupt).await,
-        Command::Export(arguments) => data_export::export(&arguments).await,
-        Command::Explain(arguments) => explain::command(&arguments).await,
+        Command::Export(arguments) => interrupt.guard(data_export::export(&arguments)).await,
+        Command::Explain(arguments) => interrupt.guard(explain::command(&arguments)).await,
         Command::Chat(arguments) => chat::chat(&arguments).await,
-        Command::Card(arguments) => cards::command(&arguments.command).await,
+        Command::Card(arguments) => interrupt.guard(cards::command(&arguments.command)).await,
         Command::Templates(arguments) => {
             opencharacter_synth::Templates::default().write_to(&arguments.out)?;
             eprintln!("templates written to `{}`; use them with `--templates`", arguments.out.display());

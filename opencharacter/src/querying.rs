@@ -4,14 +4,10 @@ use anyhow::Result;
 use futures_util::TryStreamExt as _;
 use opencharacter_tables::{QueryOptions, Table, WriteOptions, query};
 
-use crate::{cli::QueryArguments, interrupt::Interrupt, output};
+use crate::{cli::QueryArguments, output};
 
 /// `opencharacter query`
-pub async fn command(arguments: &QueryArguments, interrupt: &Interrupt) -> Result<()> {
-    interrupt.guard(answer(arguments)).await
-}
-
-async fn answer(arguments: &QueryArguments) -> Result<()> {
+pub async fn command(arguments: &QueryArguments) -> Result<()> {
     let tables = arguments
         .tables
         .iter()

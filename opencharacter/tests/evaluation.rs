@@ -2,25 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output, Stdio},
-    sync::Arc,
-};
+mod common;
+
+use std::{fs, path::Path, sync::Arc};
 
 use opencharacter_remote::mock::{MockEndpoint, MockOptions};
 use serde_json::{Value, json};
 
-async fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_opencharacter"));
-    command.current_dir(folder).args(line.split_whitespace()).stdin(Stdio::null());
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use crate::common::{run, said};
 
 /// An endpoint that plays characters, some better than others, and judges them: 4 for who says who it is, 1 for an
 /// empty answer, 2 for others.

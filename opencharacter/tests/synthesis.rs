@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     fs,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -13,6 +15,8 @@ use std::{
 use opencharacter_core::Dialogue;
 use opencharacter_remote::mock::{MockEndpoint, MockOptions};
 use serde_json::{Value, json};
+
+use crate::common::{run, said};
 
 /// Forty questions, two characters, an endpoint whose answer to every fourth question is rejected.
 async fn prepare(folder: &Path) -> MockEndpoint {
@@ -39,16 +43,6 @@ async fn prepare(folder: &Path) -> MockEndpoint {
     let lines: Vec<String> = (0..40).map(|number| question(number).to_string()).collect();
     fs::write(folder.join("instructions.jsonl"), lines.join("\n")).unwrap();
     mock
-}
-
-async fn run(folder: &Path, line: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_opencharacter"));
-    command.current_dir(folder).args(line.split_whitespace()).stdin(Stdio::null());
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn rows(path: &Path) -> Vec<Dialogue> {

@@ -1,11 +1,11 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores` and `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser` and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
 
 mod cuda;
+mod debian;
 mod golden;
-mod nats_server;
 mod stores;
 mod workspace;
 
@@ -38,6 +38,8 @@ enum Task {
     },
     /// Run the tests that need an object store against moto, an S3 server, in a virtual environment.
     Stores,
+    /// Install Chromium where it is missing, and run the tests that look at pages with it.
+    Browser,
     /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
     Cuda,
 }
@@ -67,12 +69,16 @@ fn run(task: Task) -> Result<()> {
             golden::make(&workspace, &model)
         }
         Task::Stores => stores::test(&workspace),
+        Task::Browser => {
+            debian::ensure(&workspace, "chromium", "put `chromium` in the path by hand")?;
+            workspace.cargo(&["test", "--release", "--workspace", "--test", "viewer", "--", "--ignored"])
+        }
         Task::Cuda => cuda::build(&workspace),
     }
 }
 
 fn test(workspace: &Workspace) -> Result<()> {
-    nats_server::ensure(workspace)?;
+    debian::ensure(workspace, "nats-server", "install `nats-server` (2.9 or newer) by hand and put it in the path")?;
     let model = workspace.fetch_model()?;
     let mut command = workspace.cargo_command(&["test", "--release", "--workspace"]);
     command.env("OPENCHARACTER_TEST_MODEL", &model);

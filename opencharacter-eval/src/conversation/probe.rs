@@ -1,6 +1,9 @@
 //! Questions about facts of a profile, and rules that check the answers.
 
-use opencharacter_core::{Character, KeyedRandom, ProfileField};
+use opencharacter_core::{
+    Character, KeyedRandom, ProfileField,
+    english::{ONES, TENS},
+};
 
 use crate::words;
 
@@ -155,29 +158,6 @@ fn age(value: &str) -> Option<u32> {
 }
 
 fn number_words(number: u32) -> Vec<String> {
-    const ONES: [&str; 20] = [
-        "zero",
-        "one",
-        "two",
-        "three",
-        "four",
-        "five",
-        "six",
-        "seven",
-        "eight",
-        "nine",
-        "ten",
-        "eleven",
-        "twelve",
-        "thirteen",
-        "fourteen",
-        "fifteen",
-        "sixteen",
-        "seventeen",
-        "eighteen",
-        "nineteen",
-    ];
-    const TENS: [&str; 10] = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"];
     let (tens, ones) = (TENS.get(number as usize / 10), ONES.get(number as usize % 10));
     match (ONES.get(number as usize), tens, ones) {
         (Some(word), _, _) => vec![(*word).to_owned()],

@@ -1,6 +1,6 @@
-use opencharacter_core::{Message, short_id};
+use opencharacter_core::short_id;
 
-use crate::{EvalItem, Reply, words};
+use crate::{EvalItem, words};
 
 /// What a rule can check about an answer.
 #[derive(Debug, Clone, Copy)]
@@ -80,24 +80,8 @@ const QUESTIONS: [(&str, Rule); 24] = [
 ///
 /// A short list of simple instructions: it shows whether a model has lost the habit, not how well it follows hard ones.
 pub fn instruction_following_items() -> Vec<EvalItem> {
-    let item = |(question, _): &(&str, Rule)| EvalItem {
-        item_id: short_id("plain", &[question]),
-        task: "plain instructions followed".to_owned(),
-        character_id: String::new(),
-        character_name: String::new(),
-        // Without characters the question is the unit.
-        cluster: short_id("plain", &[question]),
-        description: String::new(),
-        turn: None,
-        epoch: 0,
-        messages: vec![Message::user(*question)],
-        answer: Reply::NotAsked,
-        references: Vec::new(),
-        exemplars: Vec::new(),
-        verdicts: Vec::new(),
-        value: None,
-        weight: 1.0,
-        note: String::new(),
+    let item = |(question, _): &(&str, Rule)| {
+        EvalItem::plain(short_id("plain", &[question]), "plain instructions followed", question)
     };
     QUESTIONS.iter().map(item).collect()
 }
@@ -178,6 +162,7 @@ fn is_abbreviation(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Reply;
 
     #[test]
     fn rules_see_what_was_asked() {

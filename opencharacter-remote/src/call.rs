@@ -1,8 +1,7 @@
 use jsonschema::Validator;
 use opencharacter_core::{Completion, GenerateError, GenerateRequest, Message};
-use serde_json::{Map, Value};
 
-use crate::{extract, fault::Fault, quirks::Quirks, wire};
+use crate::{extract, fault::Fault, quirks::Quirks, wire::Body};
 
 /// A request on its way to an answer, however many tries that takes.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ impl Call {
     }
 
     /// What to send.
-    pub(crate) fn body(&self, model: &str, quirks: Quirks) -> Map<String, Value> {
-        wire::body(model, &self.request, &self.repairs, quirks)
+    pub(crate) fn body<'a>(&'a self, model: &'a str, quirks: Quirks) -> Body<'a> {
+        Body::new(model, &self.request, &self.repairs, quirks)
     }
 
     /// An answer that is what the request asked for.

@@ -8,7 +8,6 @@ use std::{
 
 use opencharacter_core::{Completion, TextSink, without_credentials};
 use reqwest::{Method, Url, header::CONTENT_TYPE};
-use serde_json::{Map, Value};
 
 use crate::{
     EndpointConfig, RemoteConfig, RemoteError,
@@ -20,7 +19,7 @@ use crate::{
     quirks::{LearnedQuirks, Quirks},
     stream::StreamedReply,
     window::Window,
-    wire::Reply,
+    wire::{Body, Reply},
 };
 
 /// So many failures in a row and no answer between: the endpoint gets a rest.
@@ -106,8 +105,8 @@ impl Endpoint {
             let quirks = self.quirks.now();
             let mut body = call.body(model, quirks);
             if sink.is_some() {
-                body.insert("stream".into(), true.into());
-                body.insert("stream_options".into(), serde_json::json!({ "include_usage": true }));
+                body.fields.insert("stream".into(), true.into());
+                body.fields.insert("stream_options".into(), serde_json::json!({ "include_usage": true }));
             }
             match self.send(&body, sink.as_deref_mut()).await {
                 Err(fault) if self.quirks.learn(quirks, &body, &fault) => {}
@@ -116,7 +115,7 @@ impl Endpoint {
         }
     }
 
-    async fn send(&self, body: &Map<String, Value>, sink: Option<&mut TextSink>) -> Result<Completion, Fault> {
+    async fn send(&self, body: &Body<'_>, sink: Option<&mut TextSink>) -> Result<Completion, Fault> {
         let bytes = serde_json::to_vec(body).map_err(|error| Fault::Malformed(error.to_string()))?;
         let request = self.http.request(Method::POST, self.url.clone());
         let response = http::reply_to(request.header(CONTENT_TYPE, "application/json").body(bytes)).await?;

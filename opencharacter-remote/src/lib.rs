@@ -33,6 +33,7 @@ mod backoff;
 mod batch;
 mod breaker;
 mod call;
+mod caller;
 mod config;
 mod endpoint;
 mod error;

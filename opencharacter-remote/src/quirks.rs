@@ -1,10 +1,9 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use serde_json::{Map, Value};
-
 use crate::{
     fault::Fault,
     notice::{Notice, Notices},
+    wire::Body,
 };
 
 /// What an endpoint does not take, learned from how it refuses: one bit per request field that can be left out.
@@ -81,9 +80,9 @@ impl LearnedQuirks {
     }
 
     /// Whether a body that was made for `quirks` and came back with `fault` is worth another try with less in it.
-    pub(crate) fn learn(&self, quirks: Quirks, body: &Map<String, Value>, fault: &Fault) -> bool {
+    pub(crate) fn learn(&self, quirks: Quirks, body: &Body<'_>, fault: &Fault) -> bool {
         let Fault::Rejected { status: 400 | 422, reason } = fault else { return false };
-        let Some((learned, field)) = quirks.learn(body.keys().map(String::as_str), reason) else { return false };
+        let Some((learned, field)) = quirks.learn(body.fields.keys().map(String::as_str), reason) else { return false };
         let before = Quirks(self.bits.fetch_or(learned.0, Ordering::Relaxed));
         if before.takes(field) {
             let (endpoint, reason) = (self.endpoint.clone(), reason.clone());

@@ -62,7 +62,8 @@ impl Drop for Claim {
     }
 }
 
-const FIRST: usize = 16;
+/// About what a server with one GPU answers together.
+const FIRST: usize = 64;
 
 impl Window {
     pub(crate) fn new(most: usize) -> Arc<Self> {
@@ -187,24 +188,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_grows_with_answers_and_halves_once_per_round_trip() {
-        let window = Window::new(100);
-        for expected in [32, 64, 100, 100] {
+        let window = Window::new(400);
+        for expected in [128, 256, 400, 400] {
             let size = window.size();
             enter(&window, size).await.into_iter().for_each(Place::answered);
             assert_eq!(window.size(), expected);
         }
-        let places = enter(&window, 100).await;
+        let places = enter(&window, 400).await;
         tokio::time::advance(Duration::from_secs(1)).await;
         for place in places {
             place.overloaded(None);
         }
-        assert_eq!(window.size(), 50);
-        // No more than that fit now, although a hundred places came back.
-        let places = enter(&window, 50).await;
+        assert_eq!(window.size(), 200);
+        // No more than that fit now, although twice as many places came back.
+        let places = enter(&window, 200).await;
         assert!(tokio::time::timeout(Duration::from_secs(1), window.enter(true)).await.is_err());
         // From now on a whole window of answers adds one place.
         places.into_iter().for_each(Place::answered);
-        assert!((50..=51).contains(&window.size()), "{}", window.size());
+        assert!((200..=201).contains(&window.size()), "{}", window.size());
         for _ in 0..20 {
             tokio::time::advance(Duration::from_secs(1)).await;
             window.enter(true).await.unwrap().overloaded(None);

@@ -1,30 +1,49 @@
+use std::borrow::Cow;
+
 use opencharacter_core::{Completion, FinishReason, GenerateRequest, LikelyToken, Message, Sampling, TokenLogProb};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{extract, fault::Fault, quirks::Quirks};
 
 /// The body of a request as one endpoint takes it.
-pub(crate) fn body(model: &str, request: &GenerateRequest, repairs: &[Message], quirks: Quirks) -> Map<String, Value> {
-    let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed } = &request.sampling;
-    let mut messages = request.messages.clone();
-    let mut body = Map::new();
-    body.insert("model".into(), model.into());
-    if let Some(schema) = &request.schema {
-        if quirks.native_schema() {
-            let format = json!({ "name": "answer", "strict": true, "schema": schema });
-            body.insert("response_format".into(), json!({ "type": "json_schema", "json_schema": format }));
-        } else {
-            extract::ask_for_json(&mut messages, schema);
+#[derive(Debug, Serialize)]
+pub(crate) struct Body<'a> {
+    model: &'a str,
+    /// The request's own wherever they need no more words: a system prompt is most of what is sent.
+    messages: Cow<'a, [Message]>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub(crate) fields: Map<String, Value>,
+}
+
+impl<'a> Body<'a> {
+    pub(crate) fn new(model: &'a str, request: &'a GenerateRequest, repairs: &[Message], quirks: Quirks) -> Self {
+        let mut messages = Cow::Borrowed(request.messages.as_slice());
+        let mut fields = Map::new();
+        if let Some(schema) = &request.schema {
+            if quirks.native_schema() {
+                let format = json!({ "name": "answer", "strict": true, "schema": schema });
+                fields.insert("response_format".into(), json!({ "type": "json_schema", "json_schema": format }));
+            } else {
+                extract::ask_for_json(messages.to_mut(), schema);
+            }
         }
+        if !repairs.is_empty() {
+            messages.to_mut().extend_from_slice(repairs);
+        }
+        add_sampling(&mut fields, request, quirks);
+        Self { model, messages, fields }
     }
-    messages.extend_from_slice(repairs);
-    body.insert("messages".into(), json!(messages));
-    body.insert(quirks.max_tokens_name().into(), (*max_tokens).into());
-    // Only what differs from an endpoint's own default, in the names that most of them know.
+}
+
+/// Only what differs from an endpoint's own default, in the names that most of them know.
+fn add_sampling(fields: &mut Map<String, Value>, request: &GenerateRequest, quirks: Quirks) {
+    let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, max_tokens, stop, seed } = &request.sampling;
+    fields.insert(quirks.max_tokens_name().into(), (*max_tokens).into());
     let mut optional = |name: &'static str, differs: bool, value: Value| {
         if differs && quirks.takes(name) {
-            body.insert(name.into(), value);
+            fields.insert(name.into(), value);
         }
     };
     optional("temperature", true, number(*temperature));
@@ -36,7 +55,6 @@ pub(crate) fn body(model: &str, request: &GenerateRequest, repairs: &[Message], 
     optional("repetition_penalty", (*repetition_penalty - 1.0).abs() > f32::EPSILON, number(*repetition_penalty));
     optional("logprobs", request.log_probs.is_some(), true.into());
     optional("top_logprobs", request.log_probs.is_some_and(|count| count > 0), json!(request.log_probs));
-    body
 }
 
 /// The decimal that a person would write: 0.7, not 0.699999988079071.
@@ -185,15 +203,16 @@ mod tests {
     fn only_what_differs_from_a_default_is_sent() {
         let sampling = Sampling { temperature: 0.7, max_tokens: 9, seed: u64::MAX, ..Sampling::default() };
         let request = GenerateRequest { messages: vec![Message::user("Hi")], sampling, schema: None, log_probs: None };
-        let plain = Value::Object(body("m", &request, &[], Quirks::default()));
+        let plain = json!(Body::new("m", &request, &[], Quirks::default()));
         let expected = json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9,
             "temperature": 0.7, "seed": 0x7FFF_FFFF});
         assert_eq!(plain, expected);
         let sampling =
             Sampling { top_k: 3, min_p: 0.1, top_p: 0.9, stop: vec!["x".into()], ..request.sampling.clone() };
-        let all = body("m", &GenerateRequest { sampling, log_probs: Some(2), ..request }, &[], Quirks::default());
+        let request = GenerateRequest { sampling, log_probs: Some(2), ..request };
+        let all = Body::new("m", &request, &[], Quirks::default());
         for name in ["top_k", "min_p", "top_p", "stop", "logprobs", "top_logprobs"] {
-            assert!(all.contains_key(name), "{name}");
+            assert!(all.fields.contains_key(name), "{name}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use aho_corasick::AhoCorasick;
 use opencharacter_core::{Character, Completion, FinishReason};
 
-use crate::text::{has_phrase, normalise, repeats, share_run, trim_to_sentence, words};
+use crate::text::{has_phrase, normalise, repeats_itself, share_run, trim_to_sentence, words};
 
 /// What an answer is checked against.
 pub(crate) struct AnswerCheck<'a> {
@@ -36,7 +36,7 @@ impl AnswerCheck<'_> {
         if let Some(phrase) = breaking_phrase(&normal, &question, self.character) {
             return Err(format!("breaks character: `{phrase}`"));
         }
-        if repeats(&normal) {
+        if repeats_itself(&normal) {
             return Err("degenerate repetition".into());
         }
         if echoes_question(&normal, &question) {
@@ -157,7 +157,7 @@ fn echoes_prompt(answer: &str, normal: &str, system: &str) -> bool {
     if answer.contains("# Persona") || answer.contains("# Character Profile") {
         return true;
     }
-    share_run(normal, &normalise(system), RUN)
+    share_run(normal, system, RUN)
 }
 
 #[cfg(test)]

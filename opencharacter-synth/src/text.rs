@@ -25,26 +25,62 @@ pub(crate) fn normalise(text: &str) -> String {
     normal
 }
 
-/// The same in one pass: every prompt and every answer goes through here.
-fn normalise_ascii(text: &str) -> String {
-    let mut normal = String::with_capacity(text.len());
+/// What a byte of ASCII text counts as: 0 between words, an apostrophe, or a letter or digit in lower case.
+const LEVELLED: [u8; 128] = {
+    let mut table = [0; 128];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() || byte == b'\'' {
+            table[byte as usize] = byte.to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// A piece of a levelled text.
+enum Piece {
+    /// Of a word.
+    Byte(u8),
+    /// A word has ended.
+    End,
+}
+
+/// Levels ASCII text in one pass: every prompt and every answer goes through here.
+fn level_ascii(text: &str, mut receive: impl FnMut(Piece)) {
     let mut in_word = false;
     let mut apostrophes = 0;
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            if !in_word && !normal.is_empty() {
-                normal.push(' ');
+        match LEVELLED[usize::from(byte & 127)] {
+            0 => {
+                if in_word {
+                    receive(Piece::End);
+                }
+                (in_word, apostrophes) = (false, 0);
             }
-            // Those before this letter stand within the word.
-            (0..apostrophes).for_each(|_| normal.push('\''));
-            normal.push(char::from(byte.to_ascii_lowercase()));
-            (in_word, apostrophes) = (true, 0);
-        } else if byte == b'\'' {
-            apostrophes += usize::from(in_word);
-        } else {
-            (in_word, apostrophes) = (false, 0);
+            b'\'' => apostrophes += usize::from(in_word),
+            letter => {
+                // Those before this letter stand within the word.
+                (0..apostrophes).for_each(|_| receive(Piece::Byte(b'\'')));
+                receive(Piece::Byte(letter));
+                (in_word, apostrophes) = (true, 0);
+            }
         }
     }
+    if in_word {
+        receive(Piece::End);
+    }
+}
+
+fn normalise_ascii(text: &str) -> String {
+    let mut normal = String::with_capacity(text.len() + 1);
+    level_ascii(text, |piece| {
+        normal.push(match piece {
+            Piece::Byte(byte) => char::from(byte),
+            Piece::End => ' ',
+        });
+    });
+    normal.pop();
     normal
 }
 
@@ -69,40 +105,66 @@ pub(crate) fn has_phrase(text: &str, phrase: &str) -> bool {
 
 /// Whether `text` has fallen into a loop: some four words in a row occur more than three times.
 pub fn repeats_itself(text: &str) -> bool {
-    repeats(&normalise(text))
-}
-
-/// [`repeats_itself`] for a text that is normalised.
-pub(crate) fn repeats(normal: &str) -> bool {
-    let mut runs = runs(normal, 4);
+    let mut runs: Vec<u64> = runs(&word_hashes(text), 4).collect();
     runs.sort_unstable();
     runs.windows(4).any(|same| same[0] == same[3])
 }
 
-/// Whether `count` words in a row stand in both texts, which are normalised.
+/// Whether `count` words in a row stand in both texts.
 pub(crate) fn share_run(first: &str, second: &str, count: usize) -> bool {
-    let mut known = runs(first, count);
+    let mut known: Vec<u64> = runs(&word_hashes(first), count).collect();
     known.sort_unstable();
-    !known.is_empty() && runs(second, count).iter().any(|run| known.binary_search(run).is_ok())
+    // Nearly every run of the other text is in no bit that a known one has set.
+    let mut seen = [0_u64; 64];
+    let bit = |run: u64| ((run >> 58) as usize, 1 << (run >> 52 & 63));
+    for &run in &known {
+        let (word, bit) = bit(run);
+        seen[word] |= bit;
+    }
+    !known.is_empty()
+        && runs(&word_hashes(second), count).any(|run| {
+            let (word, bit) = bit(run);
+            seen[word] & bit != 0 && known.binary_search(&run).is_ok()
+        })
 }
 
-/// A hash of every `count` words in a row of a normalised text, made of its words' hashes: every answer is looked through
-/// for runs of its prompt, and hashing the text of each run took a quarter of the client's time.
-fn runs(normal: &str, count: usize) -> Vec<u64> {
+/// A hash of every word of `text` as [`normalise`] gives it. Every answer is looked through for runs of its prompt: that
+/// must not cost a copy of either.
+fn word_hashes(text: &str) -> Vec<u64> {
     const START: u64 = 0xCBF2_9CE4_8422_2325;
-    let mut words = Vec::with_capacity(normal.len() / 5);
-    let last = normal.bytes().fold(START, |hash, byte| match byte {
-        b' ' => {
-            words.push(hash);
-            START
-        }
-        byte => step(hash, u64::from(byte)),
-    });
-    words.push(last);
-    words.windows(count).map(|run| run.iter().fold(0_u64, |hash, &word| step(hash.rotate_left(5), word))).collect()
+    let mut words = Vec::with_capacity(text.len() / 4);
+    let mut hash = START;
+    let mut receive = |piece| match piece {
+        Piece::Byte(byte) => hash = step(hash, u64::from(byte)),
+        Piece::End => words.push(std::mem::replace(&mut hash, START)),
+    };
+    if text.is_ascii() {
+        level_ascii(text, receive);
+        return words;
+    }
+    for word in normalise(text).split(' ').filter(|word| !word.is_empty()) {
+        word.bytes().for_each(|byte| receive(Piece::Byte(byte)));
+        receive(Piece::End);
+    }
+    words
 }
 
-/// FNV-1a's, but of any width.
+/// A hash of every `count` words in a row, made of their hashes: a polynomial in an odd number, of which each run's is
+/// had from the one before.
+fn runs(words: &[u64], count: usize) -> impl Iterator<Item = u64> {
+    const BASE: u64 = 0x9E37_79B9_7F4A_7C15;
+    let first = words.get(..count).unwrap_or_default();
+    let mut run = first.iter().fold(0_u64, |run, &word| run.wrapping_mul(BASE).wrapping_add(word));
+    let highest = BASE.wrapping_pow(count as u32);
+    let next = words.windows(count + 1).map(move |window| {
+        let (gone, come) = (window[0], window[count]);
+        run = run.wrapping_mul(BASE).wrapping_add(come).wrapping_sub(gone.wrapping_mul(highest));
+        run
+    });
+    (words.len() >= count).then_some(run).into_iter().chain(next)
+}
+
+/// FNV-1a's.
 fn step(hash: u64, part: u64) -> u64 {
     (hash ^ part).wrapping_mul(0x0000_0100_0000_01B3)
 }
@@ -167,7 +229,11 @@ mod tests {
         let cases = ["It's 'quoted', isn't it?", "''a''b'' c'", "  Two  -- WORDS\n", "don't''", "'", "", "a1 B2,c3"];
         for text in cases {
             // A letter that is not ASCII takes the other way.
-            assert_eq!(format!("{} é", normalise(text)).trim(), normalise(&format!("{text} é")), "{text}");
+            let other = format!("{text} é");
+            assert_eq!(format!("{} é", normalise(text)).trim(), normalise(&other), "{text}");
+            let hashes = word_hashes(&other);
+            assert_eq!(word_hashes(text), hashes[..hashes.len() - 1], "{text}");
+            assert_eq!(word_hashes(&normalise(text)), word_hashes(text), "{text}");
         }
     }
 
@@ -178,6 +244,7 @@ mod tests {
         assert!(!share_run("she said the lamp burns over the sea", text, 6));
         assert!(!share_run("over the lamp burns the", text, 5), "the order counts");
         assert!(!share_run("", text, 1) && !share_run(text, "lamp", 2));
+        assert!(share_run("The LAMP, burns!", text, 3) && share_run("lamp", "Lamp", 1));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub async fn command(command: &BenchCommand, interrupt: &Interrupt) -> Result<()
         BenchCommand::Train(arguments) => train(arguments, interrupt),
         BenchCommand::Engine(arguments) => engine(arguments, interrupt).await,
         BenchCommand::Synth(arguments) => bench_synth::command(arguments, interrupt).await,
-        BenchCommand::Endpoint(arguments) => bench_synth::endpoint(arguments, interrupt).await,
+        BenchCommand::Endpoint(arguments) => bench_synth::endpoint(arguments, interrupt),
     }
 }
 

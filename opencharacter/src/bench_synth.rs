@@ -1,11 +1,14 @@
 //! `bench synth` and `bench endpoint`: synthesis against a made-up endpoint, as a user would run it.
 
 use std::{
+    cell::RefCell,
+    convert::Infallible,
     fs,
     io::{BufRead as _, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -23,7 +26,18 @@ use crate::{
 };
 
 /// `opencharacter bench endpoint`
-pub async fn endpoint(arguments: &BenchEndpointArguments, interrupt: &Interrupt) -> Result<()> {
+///
+/// On one thread: what the endpoint costs is missing to what is measured beside it, and threads that wake one another
+/// cost more than the second gains.
+pub fn endpoint(arguments: &BenchEndpointArguments, interrupt: &Interrupt) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("the endpoint cannot start")?;
+    // A thread of the program's own runtime cannot drive another.
+    let served = thread::scope(|scope| scope.spawn(|| runtime.block_on(serve(arguments, interrupt))).join());
+    served.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+async fn serve(arguments: &BenchEndpointArguments, interrupt: &Interrupt) -> Result<()> {
     let behaviour = &arguments.behaviour;
     let words = behaviour.answer_words;
     let options = MockOptions {
@@ -111,6 +125,8 @@ struct SynthReport {
     dialogues_per_second: f64,
     /// Requests that the endpoint counted, per second.
     requests_per_second: f64,
+    /// The same over the second half of the time: how many the endpoint bears is known by then.
+    second_half_requests_per_second: Option<f64>,
     /// Of this process, without the endpoint's.
     cpu_seconds_per_1000_requests: Option<f64>,
     /// The most memory that was resident.
@@ -143,10 +159,15 @@ pub async fn command(arguments: &BenchSynthArguments, interrupt: &Interrupt) -> 
     output::file(&folder.join("models.toml"), models.as_bytes())?;
     reset_peak();
     let (started, cpu_before) = (Instant::now(), cpu_seconds());
-    dialogues(&folder, interrupt).await?;
+    let samples = Samples::default();
+    tokio::select! {
+        made = dialogues(&folder, interrupt) => made?,
+        never = samples.take(&endpoint, started) => match never {},
+    }
     let seconds = started.elapsed().as_secs_f64();
     let cpu = cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
     let counts = endpoint.counts()?;
+    samples.add(seconds, counts.requests);
     let resume_seconds = timed(dialogues(&folder, interrupt)).await?;
     fs::remove_file(folder.join("dialogues.jsonl")).context("the dialogues are not there")?;
     let replay_seconds = timed(dialogues(&folder, interrupt)).await?;
@@ -157,6 +178,7 @@ pub async fn command(arguments: &BenchSynthArguments, interrupt: &Interrupt) -> 
         seconds,
         dialogues_per_second: arguments.dialogues as f64 / seconds,
         requests_per_second: counts.requests as f64 / seconds,
+        second_half_requests_per_second: samples.second_half_rate(),
         cpu_seconds_per_1000_requests: cpu.map(|cpu| cpu * 1000.0 / counts.requests as f64),
         peak_resident_bytes: peak_resident_bytes(),
         endpoint: counts,
@@ -170,14 +192,46 @@ pub async fn command(arguments: &BenchSynthArguments, interrupt: &Interrupt) -> 
         return output::json(&report);
     }
     output::line(&format!(
-        "{} dialogues in {seconds:.1} s: {:.0} requests/s, {:.3} CPU seconds per 1,000 requests, peak {:.0} MiB\n\
+        "{} dialogues in {seconds:.1} s: {:.0} requests/s ({:.0} in its second half), {:.3} CPU seconds per 1,000 requests, peak {:.0} MiB\n\
          again: {resume_seconds:.2} s; from the ledger: {replay_seconds:.1} s; {} answers repeated",
         report.dialogues,
         report.requests_per_second,
+        report.second_half_requests_per_second.unwrap_or(f64::NAN),
         report.cpu_seconds_per_1000_requests.unwrap_or(f64::NAN),
         report.peak_resident_bytes.unwrap_or(0) as f64 / f64::from(1 << 20),
         report.repeated_answers,
     ))
+}
+
+/// How many requests the endpoint had counted after how many seconds.
+#[derive(Default)]
+struct Samples(RefCell<Vec<(f64, u64)>>);
+
+impl Samples {
+    fn add(&self, seconds: f64, requests: u64) {
+        self.0.borrow_mut().push((seconds, requests));
+    }
+
+    /// Asks the endpoint once a second.
+    async fn take(&self, endpoint: &EndpointProcess, started: Instant) -> Infallible {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let url = endpoint.statistics_url();
+            let counts = tokio::task::spawn_blocking(move || counts_at(&url)).await;
+            // One look more or less does not matter.
+            if let Ok(Ok(counts)) = counts {
+                self.add(started.elapsed().as_secs_f64(), counts.requests);
+            }
+        }
+    }
+
+    /// From the first look in the second half to the last one.
+    fn second_half_rate(&self) -> Option<f64> {
+        let samples = self.0.borrow();
+        let last = samples.last()?;
+        let first = samples.iter().find(|(seconds, _)| *seconds >= last.0 / 2.0)?;
+        (first.0 < last.0).then(|| (last.1 - first.1) as f64 / (last.0 - first.0))
+    }
 }
 
 async fn timed(work: impl Future<Output = Result<()>>) -> Result<f64> {
@@ -261,10 +315,17 @@ impl EndpointProcess {
     }
 
     fn counts(&self) -> Result<MockCounts> {
-        let url = format!("{}/statistics", self.base_url.trim_end_matches("/v1"));
-        let text = ureq::get(&url).call()?.body_mut().read_to_string()?;
-        Ok(serde_json::from_str(&text)?)
+        counts_at(&self.statistics_url())
     }
+
+    fn statistics_url(&self) -> String {
+        format!("{}/statistics", self.base_url.trim_end_matches("/v1"))
+    }
+}
+
+fn counts_at(url: &str) -> Result<MockCounts> {
+    let text = ureq::get(url).call()?.body_mut().read_to_string()?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 impl Drop for EndpointProcess {

@@ -13,7 +13,6 @@ use std::{fs::File, sync::Arc};
 use opencharacter_core::{
     BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Score, ScoreRequest, TextSink,
 };
-use serde_json::{Map, Value};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -36,6 +35,7 @@ use crate::{
     model::{fingerprint, unsupported_score},
     notice::Notices,
     quirks::{LearnedQuirks, Quirks},
+    wire::Body,
 };
 
 /// In so many batches a call is tried whose answer did not come.
@@ -121,7 +121,7 @@ impl BatchModel {
     }
 
     /// What one batch brings for a body.
-    async fn outcome(&self, body: &Map<String, Value>) -> Result<Outcome, GenerateError> {
+    async fn outcome(&self, body: &Body<'_>) -> Result<Outcome, GenerateError> {
         let refused = |reason: String| GenerateError::Refused { reason };
         let line = RequestLine::new(body).map_err(|error| refused(format!("the request is no JSON: {error}")))?;
         if line.bytes.len() > self.config.max_bytes {

@@ -1,6 +1,7 @@
 use opencharacter_core::{content_hash, hex};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+
+use crate::wire::Body;
 
 /// The kind of call that all requests of a batch are.
 pub(crate) const CALLED: &str = "/v1/chat/completions";
@@ -25,13 +26,13 @@ pub(crate) struct RequestLine {
 }
 
 impl RequestLine {
-    pub(crate) fn new(body: &Map<String, Value>) -> Result<Self, serde_json::Error> {
+    pub(crate) fn new(body: &Body<'_>) -> Result<Self, serde_json::Error> {
         #[derive(Serialize)]
         struct Line<'a> {
             custom_id: &'a CustomId,
             method: &'static str,
             url: &'static str,
-            body: &'a Map<String, Value>,
+            body: &'a Body<'a>,
         }
         let id = CustomId::of(&serde_json::to_vec(body)?);
         let mut bytes = serde_json::to_vec(&Line { custom_id: &id, method: "POST", url: CALLED, body })?;

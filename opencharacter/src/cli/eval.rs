@@ -25,6 +25,12 @@ pub enum EvalCommand {
     PersonaGym(PersonaGymArguments),
     /// RoleBench: Rouge-L of greedy answers against reference answers
     RoleBench(RoleBenchArguments),
+    /// Many turns with a simulated user: does a character still know who it is?
+    Conversation(ConversationArguments),
+    /// What tuning costs: plain instructions without a character, harmful and harmless requests in character
+    Cost(CostArguments),
+    /// Rank the answers of several runs of a benchmark: judged in pairs, in both orders
+    Arena(ArenaArguments),
     /// Two runs of a benchmark on the items that both have: differences, intervals, p-values
     Compare {
         /// The folder of one `eval`
@@ -94,7 +100,7 @@ pub struct BenchmarkArguments {
     /// Profiles for the benchmark's personas or roles, found by persona or name
     #[arg(long)]
     pub characters: Option<Location>,
-    /// Use so many personas (PersonaGym) or questions (RoleBench), the first ones
+    /// Use so many personas, the first ones, or for RoleBench so many questions, from each role in turn
     #[arg(long)]
     pub limit: Option<usize>,
     /// Where items, scores, report and ledger go; run again to resume
@@ -215,4 +221,68 @@ impl From<SplitArgument> for RoleBenchSplit {
             SplitArgument::Instruction => Self::InstructionGeneralization,
         }
     }
+}
+
+/// `eval conversation`
+#[derive(Debug, Args)]
+pub struct ConversationArguments {
+    #[command(flatten)]
+    pub common: BenchmarkArguments,
+    /// Plays the user: a model's name, or a TOML file whose `[models.teacher]` does
+    #[arg(long, value_name = "MODEL", default_value = DEFAULT_MODEL)]
+    pub user: String,
+    /// Decides what no rule can: named as the user is; without one only literal facts are checked
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+    /// Turns: a message of the user and an answer each
+    #[arg(long, default_value_t = 8)]
+    pub turns: u32,
+    /// After how many turns the character is probed; 0 is before the conversation
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 2, 4, 8])]
+    pub probe_after: Vec<u32>,
+}
+
+/// `eval cost`
+#[derive(Debug, Args)]
+pub struct CostArguments {
+    #[command(flatten)]
+    pub common: BenchmarkArguments,
+    /// What is measured; requests in character need `--characters`
+    #[arg(value_enum)]
+    pub what: CostArgument,
+    /// Says what is a refusal, named as `--model` is; a list of phrases does without one
+    #[arg(long, value_name = "MODEL")]
+    pub judge: Option<String>,
+    /// Harmful and harmless requests per character, of each so many
+    #[arg(long, default_value_t = 4)]
+    pub per_character: usize,
+}
+
+/// What tuning may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CostArgument {
+    /// Following plain instructions, without a character
+    Instructions,
+    /// Refusing harmful requests in character, and no others
+    Refusal,
+}
+
+/// `eval arena`
+#[derive(Debug, Args)]
+pub struct ArenaArguments {
+    /// Folders of the same benchmark, two or more
+    #[arg(required = true, num_args = 2.., value_name = "DIR")]
+    pub folders: Vec<PathBuf>,
+    /// A judge: a model's name, or a TOML file whose `[models.teacher]` judges
+    #[arg(long = "judge", value_name = "MODEL", required = true)]
+    pub judges: Vec<String>,
+    /// Where the ledger, `matches.jsonl` and `ranking.json` go; run again to resume
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Every draw follows from this
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print the ranking as JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use opencharacter_eval::{BenchmarkScores, Comparison, ComparisonRow, Fitness, Unit, statistics::Estimate};
+use opencharacter_eval::{
+    ArenaScores, BenchmarkScores, Comparison, ComparisonRow, Fitness, Unit, statistics::Estimate,
+};
 
 /// Scores with their intervals, and what the judges are worth, for a terminal.
 pub fn table(scores: &BenchmarkScores) -> String {
@@ -49,6 +51,32 @@ pub fn comparison_table(comparison: &Comparison) -> String {
     );
     for row in comparison.tasks.iter().chain(&comparison.composites) {
         let _ = writeln!(text, "{}", comparison_row(row));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Who won how often, for a terminal.
+pub fn arena_table(scores: &ArenaScores) -> String {
+    let mut text = format!("{:<44} {:>8}  {:<20} {:>6} {:>6}\n", "system", "strength", "95% interval", "won", "games");
+    for ranked in &scores.ranking {
+        let strength = &ranked.strength;
+        let interval = strength.low.zip(strength.high);
+        let interval = interval.map_or_else(|| "-".to_owned(), |(low, high)| format!("[{low:.3}, {high:.3}]"));
+        let won = number(Some(strength.share), Unit::Share);
+        let _ =
+            writeln!(text, "{:<44} {:>8.3}  {interval:<20} {won:>6} {:>6}", ranked.name, strength.mean, strength.games);
+    }
+    let _ = writeln!(text, "{} matches, {} of them without a verdict in one order", scores.matches, scores.missing);
+    for judge in &scores.judges {
+        let share = |estimate: Option<&Estimate>| number(estimate.map(|estimate| estimate.mean), Unit::Share);
+        let _ = writeln!(
+            text,
+            "judge `{}`: the same verdict in both orders in {}, the first place wins {}",
+            judge.judge,
+            share(judge.consistent.as_ref()),
+            share(judge.first_place.as_ref())
+        );
     }
     text.truncate(text.trim_end().len());
     text

@@ -50,7 +50,8 @@ impl Default for Sampling {
 /// A conversation to be continued by one assistant message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GenerateRequest {
-    /// The conversation so far; the last message is usually the user's.
+    /// The conversation so far; the last message is usually the user's. One of the assistant is the beginning of the
+    /// answer, which goes on behind it.
     pub messages: Vec<Message>,
     /// How tokens are drawn.
     pub sampling: Sampling,

@@ -145,6 +145,25 @@ impl Engine {
         self.continue_with(prompt, sampling, Extras { ignore_end, ..Extras::default() }).await
     }
 
+    /// Continues a text without a chat template; `sink` hears it piece by piece.
+    ///
+    /// # Errors
+    /// [`GenerateError::Refused`] for an empty text or one that the context does not hold.
+    pub async fn continue_text(
+        &self,
+        text: &str,
+        sampling: Sampling,
+        log_probs: Option<usize>,
+        sink: Option<TextSink>,
+    ) -> Result<Completion, GenerateError> {
+        let tokens = self.model().tokenizer.encode(text);
+        if tokens.is_empty() {
+            return Err(Self::refused("the prompt holds no token"));
+        }
+        let log_probs = log_probs.map(LogProbs::new);
+        self.continue_with(tokens, sampling, Extras { log_probs, sink, ..Extras::default() }).await
+    }
+
     async fn continue_with(
         &self,
         tokens: Vec<u32>,

@@ -55,9 +55,16 @@ impl ChatTemplate {
         environment.render_str(&self.source, values).map_err(fail)
     }
 
-    /// The tokens of a conversation that the assistant is to continue.
+    /// The tokens of a conversation that the assistant is to continue. A last message of the assistant is the beginning of
+    /// its answer: the text goes on right behind it.
     pub fn encode_prompt(&self, messages: &[Message], tokenizer: &Tokenizer) -> Result<Vec<u32>, NnError> {
-        Ok(tokenizer.encode_after(&[], &self.render(messages, true)?))
+        let (before, begun) = match messages.split_last() {
+            Some((last, before)) if last.role == Role::Assistant => (before, last.content.as_str()),
+            _ => (messages, ""),
+        };
+        let mut text = self.render(before, true)?;
+        text.push_str(begun);
+        Ok(tokenizer.encode_after(&[], &text))
     }
 
     /// The tokens of a whole conversation, with the assistant's marked.

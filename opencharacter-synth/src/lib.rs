@@ -30,6 +30,7 @@
 
 mod answer;
 mod budget;
+mod card_texts;
 mod dialogue;
 mod distinct_names;
 mod error;
@@ -50,6 +51,7 @@ mod write;
 
 pub use answer::break_of_character;
 pub use budget::{Budget, Prices};
+pub use card_texts::{CARD_TEXTS, CardTexts, write_card_texts};
 pub use dialogue::{Cast, DIALOGUES, DialogueOptions, synthesize_dialogues};
 pub use distinct_names::{TakenNames, synthesize_distinct_profiles};
 pub use error::SynthError;

@@ -5,24 +5,47 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
 use opencharacter_card::{Card, CardFile, CardFormat, DrawKey, Prompt, PromptRequest, Spec, build_prompt};
-use opencharacter_core::{Character, Message};
+use opencharacter_core::{Character, Message, Persona};
+use opencharacter_engine::EngineOptions;
 use opencharacter_synth::OnError;
 
 use crate::{
-    cli::{CardCommand, CardExportArguments, CardPromptArguments, SpecArgument},
+    cli::{CardCommand, CardCreateArguments, CardExportArguments, CardPromptArguments, SpecArgument},
     failure::Usage,
     inputs::Input,
-    output,
+    inventing::{Notebook, card_with_words, invent},
+    models, output,
 };
 
 /// `opencharacter card`
 pub async fn command(command: &CardCommand) -> Result<()> {
     match command {
+        CardCommand::Create(arguments) => create(arguments).await,
         CardCommand::Show { card, json } => show(card, *json),
         CardCommand::Convert { card, out, spec } => convert(card, out, *spec),
         CardCommand::Prompt(arguments) => prompt(arguments),
         CardCommand::Export(arguments) => export(arguments).await,
     }
+}
+
+async fn create(arguments: &CardCreateArguments) -> Result<()> {
+    if arguments.persona.trim().is_empty() {
+        bail!(Usage("give a persona, for example \"a lighthouse keeper who hates the sea\"".into()));
+    }
+    let format = format_of(&arguments.out, SpecArgument::V3)?;
+    let engine = models::chosen(&arguments.model, EngineOptions::default())?;
+    let notebook = Notebook::new()?;
+    let model = notebook.model(&engine);
+    let persona = Persona::new(&arguments.persona, "", "");
+    let Some(character) = invent(&persona, model, arguments.seed).await? else {
+        bail!("no acceptable profile came out; try another `--seed`, or say a little more about the character");
+    };
+    output::line(&format!("{}\n", character.profile.to_text()))?;
+    let card = card_with_words(&character, model, arguments.seed).await?;
+    output::line(&card.first_mes)?;
+    write_as(&CardFile::new(card), &arguments.out, format)?;
+    eprintln!("the card is in `{}`", arguments.out.display());
+    Ok(())
 }
 
 /// Reads a card and says what is odd about it.
@@ -54,13 +77,20 @@ fn convert(path: &Path, out: &Path, spec: SpecArgument) -> Result<()> {
 
 /// Writes a card in the format that the file's ending names.
 fn write(file: &CardFile, out: &Path, spec: SpecArgument) -> Result<()> {
+    write_as(file, out, format_of(out, spec)?)
+}
+
+fn format_of(out: &Path, spec: SpecArgument) -> Result<CardFormat> {
     let ending = out.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let format = match ending.as_str() {
+    Ok(match ending.as_str() {
         "png" => CardFormat::Png(spec.into()),
         "json" => CardFormat::Json(spec.into()),
         "charx" => CardFormat::Charx,
         _ => bail!(Usage(format!("`{}`: a card ends in `.png`, `.json` or `.charx`", out.display()))),
-    };
+    })
+}
+
+fn write_as(file: &CardFile, out: &Path, format: CardFormat) -> Result<()> {
     let written = file.write(format)?;
     written.warnings.iter().for_each(|warning| eprintln!("`{}`: {warning}", out.display()));
     output::file(out, &written.bytes)

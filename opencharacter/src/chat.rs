@@ -13,11 +13,15 @@ use opencharacter_core::{
     SystemPrompt,
 };
 use opencharacter_engine::{Engine, EngineOptions};
-use opencharacter_ledger::{Ledger, LedgeredModel};
-use opencharacter_synth::{OnError, ProfileOptions, Templates};
+use opencharacter_synth::OnError;
 use rustyline::{DefaultEditor, error::ReadlineError};
 
-use crate::{cli::ChatArguments, inputs::Input, interrupt::Interrupt, models, output, synthesis};
+use crate::{
+    cli::ChatArguments,
+    inputs::Input,
+    inventing::{Notebook, invent},
+    models, output,
+};
 
 /// `opencharacter chat`
 pub async fn chat(arguments: &ChatArguments) -> Result<()> {
@@ -25,7 +29,7 @@ pub async fn chat(arguments: &ChatArguments) -> Result<()> {
     let engine = models::chosen(&arguments.model, EngineOptions::default())?;
     let character = match found {
         Found::Character(character) => *character,
-        Found::Persona(persona) => invent(&persona, arguments, &engine).await?,
+        Found::Persona(persona) => character_of(&persona, arguments, &engine).await?,
     };
     let mut conversation = Conversation::new(&character, arguments)?;
     output::line(&format!(
@@ -107,17 +111,10 @@ fn from_file(path: &Path) -> Result<Found> {
 }
 
 /// Has a profile written for a persona, shown as it stands.
-async fn invent(persona: &Persona, arguments: &ChatArguments, engine: &Engine) -> Result<Character> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let ledger = Ledger::open(folder.path().join("ledger"))?;
-    let options = ProfileOptions { seed: arguments.seed, ..ProfileOptions::default() };
-    let model = LedgeredModel::new(engine, &ledger);
-    let interrupt = Interrupt::default();
-    let templates = Templates::default();
-    let personas = std::slice::from_ref(persona);
-    let mut made =
-        synthesis::profiles("inventing a profile", personas, &options, &templates, model, &interrupt).await?;
-    if let Some(character) = made.rows.pop() {
+async fn character_of(persona: &Persona, arguments: &ChatArguments, engine: &Engine) -> Result<Character> {
+    eprintln!("inventing a profile");
+    let notebook = Notebook::new()?;
+    if let Some(character) = invent(persona, notebook.model(engine), arguments.seed).await? {
         output::line(&profile_text(&character))?;
         return Ok(character);
     }

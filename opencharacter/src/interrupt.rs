@@ -53,6 +53,14 @@ impl Interrupt {
         if self.flag.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
+    /// Ends when Ctrl-C is pressed.
+    pub async fn pressed(&self) {
+        let pressed = self.notify.notified();
+        if self.check().is_ok() {
+            pressed.await;
+        }
+    }
+
     /// Runs `work`, or gives [`Interrupted`] when Ctrl-C is pressed; `work` is dropped then.
     pub async fn guard<T, E: Into<anyhow::Error>>(&self, work: impl Future<Output = Result<T, E>>) -> Result<T> {
         let pressed = self.notify.notified();

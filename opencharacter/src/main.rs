@@ -1,9 +1,9 @@
 //! `opencharacter`: the commands, recipe files, progress bars and wiring. Nothing here is reusable; what is lives in
 //! the library crates.
 
+mod allocator;
 mod bench;
 mod bench_synth;
-mod benchmark_tables;
 mod benchmarks;
 mod cards;
 mod chat;
@@ -21,6 +21,7 @@ mod exporting;
 mod failure;
 mod inputs;
 mod interrupt;
+mod inventing;
 mod ledgers;
 mod model_recipe;
 mod model_source;
@@ -34,6 +35,7 @@ mod recipe;
 mod run;
 mod run_folder;
 mod scoring;
+mod serving;
 mod shapes;
 mod synthesis;
 mod training;
@@ -101,6 +103,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Export(arguments) => interrupt.guard(data_export::export(&arguments)).await,
         Command::Explain(arguments) => interrupt.guard(explain::command(&arguments)).await,
         Command::Chat(arguments) => chat::chat(&arguments).await,
+        Command::Serve(arguments) => serving::command(&arguments, &interrupt).await,
         Command::Card(arguments) => interrupt.guard(cards::command(&arguments.command)).await,
         Command::Templates(arguments) => {
             opencharacter_synth::Templates::default().write_to(&arguments.out)?;
@@ -122,9 +125,12 @@ async fn dispatch(command: Command) -> Result<()> {
 async fn eval(command: &EvalCommand, interrupt: &Interrupt) -> Result<()> {
     match command {
         EvalCommand::HeldOut(arguments) => evaluation::command(arguments, interrupt).await,
-        EvalCommand::PersonaGym(arguments) => benchmarks::persona_gym(arguments, interrupt).await,
-        EvalCommand::RoleBench(arguments) => benchmarks::role_bench(arguments, interrupt).await,
-        EvalCommand::Compare { first, second, json } => benchmarks::compare(first, second, *json),
-        EvalCommand::Rouge { pairs, json } => benchmarks::rouge(pairs, *json),
+        EvalCommand::PersonaGym(arguments) => benchmarks::persona_gym::command(arguments, interrupt).await,
+        EvalCommand::RoleBench(arguments) => benchmarks::role_bench::command(arguments, interrupt).await,
+        EvalCommand::Conversation(arguments) => benchmarks::conversation::command(arguments, interrupt).await,
+        EvalCommand::Cost(arguments) => benchmarks::cost::command(arguments, interrupt).await,
+        EvalCommand::Arena(arguments) => benchmarks::arena::command(arguments, interrupt).await,
+        EvalCommand::Compare { first, second, json } => benchmarks::compare::command(first, second, *json),
+        EvalCommand::Rouge { pairs, json } => benchmarks::rouge::command(pairs, *json),
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use opencharacter_storage::Location;
 
+use super::ModelChoice;
+
 /// `card`
 #[derive(Debug, Args)]
 pub struct CardArguments {
@@ -16,6 +18,8 @@ pub struct CardArguments {
 /// What can be done with cards.
 #[derive(Debug, Subcommand)]
 pub enum CardCommand {
+    /// Make a card of a one-line persona: profile, greetings and example dialogue, with a drawn picture
+    Create(CardCreateArguments),
     /// Print who a card is about
     Show {
         /// A PNG, APNG, JSON or CHARX file of any version
@@ -50,6 +54,21 @@ pub enum SpecArgument {
     V2,
     /// With assets and decorators; PNGs bring a V2 copy for older programs
     V3,
+}
+
+/// `card create`
+#[derive(Debug, Args)]
+pub struct CardCreateArguments {
+    /// The persona, such as "a lighthouse keeper who hates the sea"
+    pub persona: String,
+    /// The card: `.png`, `.json` or `.charx`
+    #[arg(long)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub model: ModelChoice,
+    /// Everything drawn follows from this
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// `card prompt`

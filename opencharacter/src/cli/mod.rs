@@ -11,6 +11,7 @@ mod data;
 mod eval;
 mod export;
 mod models;
+mod serving;
 mod synthesis;
 mod training;
 
@@ -20,6 +21,7 @@ pub use data::*;
 pub use eval::*;
 pub use export::*;
 pub use models::*;
+pub use serving::*;
 pub use synthesis::*;
 pub use training::*;
 
@@ -71,7 +73,9 @@ pub enum Command {
     Explain(ExplainArguments),
     /// Talk with a character
     Chat(ChatArguments),
-    /// Read, convert and write character cards, and show the prompts that front ends make of them
+    /// Serve models and characters: an OpenAI-compatible API and a web page to create characters and talk with them
+    Serve(ServeArguments),
+    /// Create, read, convert and write character cards, and show the prompts that front ends make of them
     Card(CardArguments),
     /// Copy the built-in prompt templates into a folder, to change them
     Templates(TemplatesArguments),

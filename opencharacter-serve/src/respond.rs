@@ -1,0 +1,71 @@
+//! Requests' bodies in, documents out.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    response::Response,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::{StatusCode, header::CONTENT_TYPE};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::ApiError;
+
+/// A body larger than this is refused: a card with its pictures fits.
+pub(crate) const LARGEST_BODY: usize = 64 << 20;
+/// A body must come within this time.
+const BODY_TIME: Duration = Duration::from_mins(1);
+
+/// A request's whole body.
+pub(crate) struct Whole(pub(crate) Bytes);
+
+impl<S: Sync> FromRequest<S> for Whole {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let body = Limited::new(request.into_body(), LARGEST_BODY).collect();
+        match tokio::time::timeout(BODY_TIME, body).await {
+            Err(_) => Err(ApiError::slow()),
+            Ok(Ok(body)) => Ok(Self(body.to_bytes())),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(LARGEST_BODY)),
+            Ok(Err(error)) => Err(ApiError::invalid(format!("the request's body broke off: {error}"))),
+        }
+    }
+}
+
+/// A request's body, which is JSON whatever its content type says.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Whole(bytes) = Whole::from_request(request, state).await?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| ApiError::invalid(format!("the request's body is not what is expected here: {error}")))
+    }
+}
+
+/// A JSON document.
+pub(crate) fn json_response(status: StatusCode, document: &impl Serialize) -> Response {
+    // Documents are made of strings, numbers and lists.
+    let bytes = serde_json::to_vec(document).unwrap_or_default();
+    response(status, "application/json", bytes)
+}
+
+/// 200 with a JSON document.
+pub(crate) fn found(document: &impl Serialize) -> Response {
+    json_response(StatusCode::OK, document)
+}
+
+/// Any document.
+pub(crate) fn response(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response
+}

@@ -219,9 +219,12 @@ async function chat(id) {
   const say = make("button", { className: "primary" }, "Send");
   const stop = make("button", { type: "button", hidden: true }, "Stop");
   const model = make("select", { "aria-label": "Model" }, ...names.map((name) => make("option", {}, name)));
-  const other = make("select", { "aria-label": "Model to compare with" }, make("option", { value: "" }, "compare with…"), ...names.map((name) => make("option", {}, name)));
+  const other = make("select", { "aria-label": "Model to compare with" });
+  const others = () => other.replaceChildren(make("option", { value: "" }, "compare with…"), ...names.filter((name) => name !== model.value).map((name) => make("option", {}, name)));
+  model.addEventListener("change", others);
+  others();
   other.hidden = names.length < 2;
-  const form = make("form", { className: "say" }, words, model, other, say, stop);
+  const form = make("form", { className: "say" }, words, model, other, make("div", { className: "end" }, stop, say));
   stop.addEventListener("click", () => stopAnswer?.abort());
   words.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }

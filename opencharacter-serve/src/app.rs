@@ -37,6 +37,8 @@ pub(crate) struct App {
     pub(crate) address: SocketAddr,
     /// Longest answer where a request names none.
     pub(crate) answer_tokens: usize,
+    /// Longest answer, whatever a request says.
+    pub(crate) most_tokens: usize,
     pub(crate) seed: u64,
 }
 

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{Path, Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use hyper::{
     StatusCode,
     header::{CACHE_CONTROL, CONTENT_DISPOSITION, HeaderValue},
@@ -20,7 +17,7 @@ use crate::{
     error::ApiError,
     markdown::to_html,
     openai::CHARACTER,
-    respond::{Json, Whole, found, json_response, response},
+    respond::{Id, Json, Query, Whole, found, json_response, response},
 };
 
 /// A page of a list.
@@ -63,7 +60,7 @@ pub(crate) async fn create(State(app): State<Arc<App>>, Json(wanted): Json<Wante
     }
     let _place = app.gate.enter()?;
     let _open = app.metrics.open();
-    let card = app.inventor.invent(persona).await.map_err(ApiError::internal)?;
+    let card = app.inventor.invent(persona).await.map_err(ApiError::unprocessable)?;
     let id = app.store.put_card(&CardFile::new(card))?;
     Ok(json_response(StatusCode::CREATED, &described(&app, &id)?))
 }
@@ -111,7 +108,7 @@ fn described(app: &App, id: &str) -> Result<Value, ApiError> {
 }
 
 /// `GET /v1/characters/ID`
-pub(crate) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn show(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     Ok(found(&described(&app, &id)?))
 }
 
@@ -135,7 +132,7 @@ pub(crate) struct Changes {
 /// `PATCH /v1/characters/ID`
 pub(crate) async fn edit(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Json(changes): Json<Changes>,
 ) -> Result<Response, ApiError> {
     let mut file = app.store.file(&id)?.ok_or_else(|| no_character(&id))?;
@@ -179,7 +176,7 @@ fn keep_id(card: &mut Card, id: &str) {
 }
 
 /// `DELETE /v1/characters/ID`
-pub(crate) async fn remove(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn remove(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     if app.store.remove_character(&id)? {
         Ok(found(&json!({"id": id, "deleted": true})))
     } else {
@@ -188,7 +185,7 @@ pub(crate) async fn remove(State(app): State<Arc<App>>, Path(id): Path<String>) 
 }
 
 /// `GET /v1/characters/ID/avatar`
-pub(crate) async fn avatar(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn avatar(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     let file = app.store.file(&id)?.ok_or_else(|| no_character(&id))?;
     let mut reply = response(StatusCode::OK, "image/png", file.picture());
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=60"));
@@ -213,7 +210,7 @@ enum CardFormatName {
 /// `GET /v1/characters/ID/card`
 pub(crate) async fn card(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Query(query): Query<CardQuery>,
 ) -> Result<Response, ApiError> {
     let file = app.store.file(&id)?.ok_or_else(|| no_character(&id))?;

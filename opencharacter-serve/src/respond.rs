@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::{
     body::Body,
-    extract::{FromRequest, Request},
+    extract::{FromRequest, FromRequestParts, Request},
     response::Response,
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::{StatusCode, header::CONTENT_TYPE};
+use hyper::{StatusCode, header::CONTENT_TYPE, http::request::Parts};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::error::ApiError;
 
@@ -44,9 +45,56 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let Whole(bytes) = Whole::from_request(request, state).await?;
-        serde_json::from_slice(&bytes)
+        let error = match serde_json::from_slice(&bytes) {
+            Ok(document) => return Ok(Self(document)),
+            Err(error) => error,
+        };
+        // JSON makes no difference between 3 and 3.0, and some clients write the latter.
+        let levelled =
+            serde_json::from_slice(&bytes).ok().and_then(|document| serde_json::from_value(whole(document)).ok());
+        levelled
             .map(Self)
-            .map_err(|error| ApiError::invalid(format!("the request's body is not what is expected here: {error}")))
+            .ok_or_else(|| ApiError::invalid(format!("the request's body is not what is expected here: {error}")))
+    }
+}
+
+/// `document` with numbers that are whole written as such.
+fn whole(document: Value) -> Value {
+    match document {
+        Value::Number(number) => {
+            let exact = number.as_f64().filter(|value| value.fract() == 0.0 && value.abs() < 9e15);
+            match exact {
+                Some(value) if number.is_f64() => Value::from(value as i64),
+                _ => Value::Number(number),
+            }
+        }
+        Value::Array(items) => items.into_iter().map(whole).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, whole(value))).collect(),
+        other => other,
+    }
+}
+
+/// What stands after the `?`.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = axum::extract::Query::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Query(query)| Self(query)).map_err(|error| ApiError::invalid(error.body_text()))
+    }
+}
+
+/// The part of the address that stands for an id.
+pub(crate) struct Id(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let read = axum::extract::Path::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Path(id)| Self(id)).map_err(|error| ApiError::invalid(error.body_text()))
     }
 }
 

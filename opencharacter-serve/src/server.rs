@@ -34,6 +34,8 @@ pub struct ServeOptions {
     pub most_answers: usize,
     /// Longest answer in tokens where a request names none.
     pub answer_tokens: usize,
+    /// No answer is longer than so many tokens, whatever a request says.
+    pub most_tokens: usize,
     /// What answers are drawn with where a request brings no seed.
     pub seed: u64,
 }
@@ -46,6 +48,7 @@ impl Default for ServeOptions {
             database: None,
             most_answers: 2048,
             answer_tokens: 512,
+            most_tokens: usize::MAX,
             seed: 0,
         }
     }
@@ -93,7 +96,8 @@ impl Server {
             metrics: Metrics::default(),
             key: options.key,
             address,
-            answer_tokens: options.answer_tokens,
+            answer_tokens: options.answer_tokens.min(options.most_tokens),
+            most_tokens: options.most_tokens,
             seed: options.seed,
         });
         Ok(Self { listener, address, app })

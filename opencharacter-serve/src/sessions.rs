@@ -6,10 +6,7 @@ mod tree;
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{Path, Query, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use hyper::{
     StatusCode,
     header::{CONTENT_DISPOSITION, HeaderValue},
@@ -27,7 +24,7 @@ use crate::{
     markdown::to_html,
     model::ServedModel,
     openai::{EventStream, default_sampling, sent_events},
-    respond::{Json, Whole, found, json_response, response},
+    respond::{Id, Json, Query, Whole, found, json_response, response},
     store::{NewMessage, Session},
 };
 
@@ -104,12 +101,12 @@ fn document(app: &App, id: &str) -> Result<Value, ApiError> {
 }
 
 /// `GET /v1/sessions/ID`
-pub(crate) async fn show(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn show(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     Ok(found(&document(&app, &id)?))
 }
 
 /// `DELETE /v1/sessions/ID`
-pub(crate) async fn remove(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn remove(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     if app.store.remove_session(&id)? {
         Ok(found(&json!({"id": id, "deleted": true})))
     } else {
@@ -136,7 +133,7 @@ pub(crate) struct Spoken {
 /// `POST /v1/sessions/ID/messages`: the user speaks, and the character answers in events.
 pub(crate) async fn say(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Json(spoken): Json<Spoken>,
 ) -> Result<Response, ApiError> {
     if spoken.content.trim().is_empty() {
@@ -169,7 +166,7 @@ pub(crate) struct Again {
 /// `POST /v1/sessions/ID/answers`: another answer to a message, as a swipe, in events.
 pub(crate) async fn answer_again(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Json(again): Json<Again>,
 ) -> Result<Response, ApiError> {
     let session = app.store.session(&id)?;
@@ -228,7 +225,7 @@ impl Answer {
         let number = tree.children(session.leaf).len() as u64;
         let sampling = Sampling {
             temperature: drawn.temperature.filter(|value| (0.0..=2.0).contains(value)).unwrap_or(0.8),
-            max_tokens: drawn.max_tokens.unwrap_or(app.answer_tokens).max(1),
+            max_tokens: drawn.max_tokens.unwrap_or(app.answer_tokens).clamp(1, app.most_tokens.max(1)),
             seed: drawn.seed.unwrap_or(app.seed).wrapping_add(number),
             ..default_sampling()
         };
@@ -278,7 +275,7 @@ pub(crate) struct Branched {
 /// `POST /v1/sessions/ID/branch`: a message with other words.
 pub(crate) async fn branch(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Json(branched): Json<Branched>,
 ) -> Result<Response, ApiError> {
     app.store.session(&id)?;
@@ -300,7 +297,7 @@ pub(crate) struct Chosen {
 /// `POST /v1/sessions/ID/leaf`: shows the branch that a message is on, to its latest end.
 pub(crate) async fn choose(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Json(chosen): Json<Chosen>,
 ) -> Result<Response, ApiError> {
     app.store.session(&id)?;
@@ -313,7 +310,7 @@ pub(crate) async fn choose(
 }
 
 /// `GET /v1/sessions/ID/export`: as `SillyTavern` keeps chats.
-pub(crate) async fn export(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn export(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     let session = app.store.session(&id)?;
     let card = card_of(&app, &session.character_id)?;
     let lines = silly_tavern::write(&session, card.display_name(), &app.store.messages(&id)?);

@@ -264,7 +264,7 @@ fn conversations_are_answered_whole_and_in_pieces() {
     assert_eq!(asked.messages[0].content, "One.\n\nTwo.");
     assert_eq!(asked.sampling.seed, 6);
 
-    let body = json!({"messages": user("one two three"), "stream": true, "max_tokens": 3, "stream_options": {"include_usage": true}});
+    let body = json!({"messages": user("one two three"), "stream": true, "max_tokens": 3.0, "stream_options": {"include_usage": true}});
     let events = served.events("/v1/chat/completions", &body);
     let text: String = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, "You said: one ");
@@ -316,7 +316,7 @@ fn what_is_wrong_is_said_in_the_shape_that_clients_know() {
         ),
         ("/v1/completions", json!({"prompt": ""}), 400, "prompt"),
         ("/v1/characters", json!({"persona": " "}), 400, "persona"),
-        ("/v1/characters", json!({"persona": "nobody"}), 500, "no acceptable profile"),
+        ("/v1/characters", json!({"persona": "nobody"}), 422, "no acceptable profile"),
         ("/v1/characters/import", json!({"no": "card"}), 400, ""),
         ("/v1/sessions", json!({"character_id": "x"}), 404, "no character"),
         ("/v1/sessions/x/messages", json!({"content": "x"}), 404, "no session"),
@@ -329,8 +329,15 @@ fn what_is_wrong_is_said_in_the_shape_that_clients_know() {
         assert!(text.contains(part), "{path} {body}: {text}");
         assert!(reply["error"]["type"].is_string());
     }
-    let (status, _, _) = served.ask("POST", "/v1/chat/completions", "", b"\xFF\xFE{");
-    assert_eq!(status, 400);
+    for (method, path, body) in [
+        ("POST", "/v1/chat/completions", &b"\xFF\xFE{"[..]),
+        ("GET", "/v1/characters?limit=many", b""),
+        ("GET", "/v1/characters/%FF", b""),
+    ] {
+        let (status, head, body) = served.ask(method, path, "", body);
+        assert!(status == 400 && head.contains("application/json"), "{path}: {head}");
+        assert!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["message"].is_string());
+    }
 }
 
 #[test]

@@ -43,10 +43,12 @@ pub async fn write_card_texts(
     let system = SystemPrompt::default().render(character)?;
     let mut texts = CardTexts::default();
     for scene in SCENES {
-        if let Some(greeting) = said(character, &system, scene, model, seed).await?
-            && !texts.greetings.contains(&greeting)
-        {
-            texts.greetings.push(greeting);
+        if let Some(answer) = said(character, &system, scene, model, seed).await? {
+            // Small models go on past what was asked for.
+            let greeting = answer.split("\n\n").next().unwrap_or(&answer).trim().to_owned();
+            if !texts.greetings.contains(&greeting) {
+                texts.greetings.push(greeting);
+            }
         }
     }
     for question in QUESTIONS {

@@ -42,6 +42,7 @@ pub async fn command(arguments: &ServeArguments, interrupt: &Interrupt) -> Resul
         database: (!arguments.forget).then(|| arguments.database.clone().unwrap_or_else(default_database)),
         most_answers: arguments.most_answers,
         answer_tokens: arguments.max_tokens,
+        most_tokens: arguments.most_tokens.unwrap_or(usize::MAX),
         seed: arguments.seed,
     };
     let served: Vec<(String, Arc<dyn ServedModel>)> =

@@ -1,8 +1,9 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser` and `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients` and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
 
+mod clients;
 mod cuda;
 mod debian;
 mod golden;
@@ -40,6 +41,8 @@ enum Task {
     Stores,
     /// Install Chromium where it is missing, and run the tests that look at pages with it.
     Browser,
+    /// Install clients of the server (the `openai` packages, schemathesis, Chromium) and let each of them at it.
+    Clients,
     /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
     Cuda,
 }
@@ -73,6 +76,7 @@ fn run(task: Task) -> Result<()> {
             debian::ensure(&workspace, "chromium", "put `chromium` in the path by hand")?;
             workspace.cargo(&["test", "--release", "--workspace", "--test", "viewer", "--", "--ignored"])
         }
+        Task::Clients => clients::test(&workspace),
         Task::Cuda => cuda::build(&workspace),
     }
 }

@@ -8,10 +8,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{Path, State},
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 
 pub(crate) use self::{
@@ -20,7 +17,11 @@ pub(crate) use self::{
     request::default_sampling,
     stream::{EventStream, sent_events},
 };
-use crate::{app::App, error::ApiError, respond::found};
+use crate::{
+    app::App,
+    error::ApiError,
+    respond::{Id, found},
+};
 
 /// What stands before a character's id in a model's name.
 pub(crate) const CHARACTER: &str = "character/";
@@ -41,7 +42,7 @@ pub(crate) async fn list_models(State(app): State<Arc<App>>) -> Result<Response,
 }
 
 /// `GET /v1/models/ID`
-pub(crate) async fn show_model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn show_model(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
     if app.models.get(&id).is_some() {
         return Ok(found(&model(&id, "opencharacter")));
     }

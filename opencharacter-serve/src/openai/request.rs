@@ -4,7 +4,7 @@ use opencharacter_core::{Message, Role, Sampling};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::{app::App, error::ApiError};
 
 /// The body of `POST /v1/chat/completions`.
 #[derive(Debug, Deserialize)]
@@ -136,8 +136,8 @@ impl Common {
         }
     }
 
-    /// How they are drawn; `answer_tokens` is the longest where nothing is said, `seed` where none is given.
-    pub(crate) fn sampling(&self, answer_tokens: usize, seed: u64) -> Result<Sampling, ApiError> {
+    /// How they are drawn, within the server's limits.
+    pub(crate) fn sampling(&self, app: &App) -> Result<Sampling, ApiError> {
         let default = default_sampling();
         let range = |name: &'static str, value: Option<f32>, default: f32, low: f32, high: f32| match value {
             None => Ok(default),
@@ -152,7 +152,7 @@ impl Common {
         if stop.len() > MOST_STOPS {
             return Err(ApiError::field("stop", format!("`stop` holds {}; at most {MOST_STOPS}", stop.len())));
         }
-        let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(answer_tokens);
+        let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(app.answer_tokens);
         if max_tokens == 0 {
             return Err(ApiError::field("max_tokens", "`max_tokens` is 0; expected at least 1"));
         }
@@ -169,10 +169,10 @@ impl Common {
                 0.1,
                 10.0,
             )?,
-            max_tokens,
+            max_tokens: max_tokens.min(app.most_tokens),
             // An empty one would end every answer before it begins.
             stop: stop.into_iter().filter(|text| !text.is_empty()).collect(),
-            seed: self.seed.map_or(seed, |seed| seed as u64),
+            seed: self.seed.map_or(app.seed, |seed| seed as u64),
         })
     }
 }

@@ -34,6 +34,9 @@ pub struct ServeArguments {
     /// Longest answer in tokens where a request names none
     #[arg(long, default_value_t = 512)]
     pub max_tokens: usize,
+    /// No answer is longer than so many tokens, whatever a request says
+    #[arg(long)]
+    pub most_tokens: Option<usize>,
     /// What answers are drawn with where a request brings no seed
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

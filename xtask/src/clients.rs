@@ -1,0 +1,106 @@
+//! The server against clients that nobody here wrote: the `openai` packages of Python and npm, schemathesis, Chromium.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    debian,
+    workspace::{Workspace, run},
+};
+
+/// The folder with the clients.
+const SCRIPTS: &str = "benchsuite/clients";
+
+/// The version of npm's `openai` that it was tried with.
+const OPENAI_PACKAGE: &str = "openai@6.49.0";
+
+/// Installs the clients and lets each of them at a server of its own.
+pub fn test(workspace: &Workspace) -> Result<()> {
+    debian::ensure(workspace, "chromium", "put `chromium` in the path by hand")?;
+    debian::ensure(workspace, "npm", "put `npm` in the path by hand")?;
+    let scripts = workspace.path(SCRIPTS);
+    let python = workspace.python("clients-venv", &scripts.join("requirements.txt"))?;
+    let node = workspace.target_path("clients-node");
+    std::fs::create_dir_all(&node).with_context(|| format!("cannot make `{}`", node.display()))?;
+    run(workspace
+        .command("npm")
+        .args(["install", "--no-fund", "--no-audit", "--prefix"])
+        .arg(&node)
+        .arg(OPENAI_PACKAGE))?;
+    std::fs::copy(scripts.join("openai_client.mjs"), node.join("openai_client.mjs"))
+        .context("the npm client cannot be copied")?;
+    workspace.fetch_model()?;
+    let adapter = adapter(workspace)?;
+
+    let server = Server::start(workspace, &adapter, None)?;
+    run(workspace.command(&python).arg(scripts.join("openai_client.py")).arg(server.api()))?;
+    run(workspace.command("node").arg(node.join("openai_client.mjs")).arg(server.api()))?;
+    drop(server);
+
+    let server = Server::start(workspace, &adapter, None)?;
+    let screenshots = workspace.target_path("screenshots");
+    run(workspace.command(&python).arg(scripts.join("browser.py")).arg(&server.address).arg(&screenshots))?;
+    eprintln!("screenshots: {}", screenshots.display());
+    drop(server);
+
+    // Short answers: it asks hundreds of questions.
+    let server = Server::start(workspace, &adapter, Some(8))?;
+    let schemathesis = python.with_file_name("schemathesis");
+    run(workspace.command(scripts.join("schema.sh")).arg(schemathesis).arg(&server.address))?;
+    drop(server);
+
+    let server = Server::start(workspace, &adapter, None)?;
+    let pid = server.child.id().to_string();
+    run(workspace.command(&python).arg(scripts.join("load.py")).arg(&server.address).args(["--pid", &pid]))
+}
+
+/// An adapter that was trained for a moment, so that there are two models to compare.
+fn adapter(workspace: &Workspace) -> Result<PathBuf> {
+    let out = workspace.target_path("clients-adapter");
+    let mut train = workspace.command(workspace.target_path("release/opencharacter"));
+    train.arg("train").arg("--dialogues").arg(workspace.path(SCRIPTS).join("dialogues.jsonl"));
+    run(train.args(["--epochs", "2", "--out"]).arg(&out))?;
+    Ok(out.join("adapter"))
+}
+
+/// A server that ends with this value.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(workspace: &Workspace, adapter: &std::path::Path, longest: Option<usize>) -> Result<Self> {
+        let mut command = workspace.command(workspace.target_path("release/opencharacter"));
+        command.args(["serve", "--forget", "--listen", "127.0.0.1:0"]);
+        if let Some(tokens) = longest {
+            command.args(["--most-tokens", &tokens.to_string()]);
+        }
+        command.arg("--adapter").arg(format!("tuned={}", adapter.display()));
+        let mut child = command.stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
+        let mut address = String::new();
+        let printed = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut address));
+        let server = Self { child, address: address.trim().to_owned() };
+        if !matches!(printed, Some(Ok(1..))) {
+            bail!("the server did not start");
+        }
+        Ok(server)
+    }
+
+    fn api(&self) -> String {
+        format!("{}/v1", self.address)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // If it is gone already, so much the better.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

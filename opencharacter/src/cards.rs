@@ -10,7 +10,9 @@ use opencharacter_engine::EngineOptions;
 use opencharacter_synth::OnError;
 
 use crate::{
-    cli::{CardCommand, CardCreateArguments, CardExportArguments, CardPromptArguments, SpecArgument},
+    cli::{
+        CardCommand, CardConvertArguments, CardCreateArguments, CardExportArguments, CardPromptArguments, SpecArgument,
+    },
     failure::Usage,
     inputs::Input,
     inventing::{Notebook, card_with_words, invent},
@@ -22,7 +24,7 @@ pub async fn command(command: &CardCommand) -> Result<()> {
     match command {
         CardCommand::Create(arguments) => create(arguments).await,
         CardCommand::Show { card, json } => show(card, *json),
-        CardCommand::Convert { card, out, spec } => convert(card, out, *spec),
+        CardCommand::Convert(arguments) => convert(arguments),
         CardCommand::Prompt(arguments) => prompt(arguments),
         CardCommand::Export(arguments) => export(arguments).await,
     }
@@ -71,8 +73,27 @@ fn show(path: &Path, json: bool) -> Result<()> {
     ))
 }
 
-fn convert(path: &Path, out: &Path, spec: SpecArgument) -> Result<()> {
-    write(&read(path)?, out, spec)
+fn convert(arguments: &CardConvertArguments) -> Result<()> {
+    let format = format_of(&arguments.out, arguments.spec)?;
+    let mut file = read(&arguments.card)?;
+    if let Some(folder) = &arguments.adapter {
+        if format != CardFormat::Charx {
+            bail!(Usage(format!("`{}`: only a `.charx` can carry an adapter", arguments.out.display())));
+        }
+        add_adapter(&mut file, folder)?;
+    }
+    write_as(&file, &arguments.out, format)
+}
+
+/// The adapter's files, as assets of a type of their own.
+fn add_adapter(file: &mut CardFile, folder: &Path) -> Result<()> {
+    for (name, ending) in [("adapter_config", "json"), ("adapter_model", "safetensors")] {
+        let path = folder.join(name).with_extension(ending);
+        let content = std::fs::read(&path)
+            .with_context(|| format!("cannot read `{}`: is this the folder of an adapter?", path.display()))?;
+        file.add_asset("x_adapter", name, ending, content)?;
+    }
+    Ok(())
 }
 
 /// Writes a card in the format that the file's ending names.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::common::{run, said};
 
 /// An endpoint that plays characters, some better than others, and judges them: 4 for who says who it is, 1 for an
-/// empty answer, 2 for others.
+/// empty answer, 2 for others. Of two answers it takes the one that says who it is.
 async fn endpoint(folder: &Path, name: &str, plays: bool) -> MockEndpoint {
     let answer = Arc::new(move |body: &Value| {
         let messages = body["messages"].as_array().unwrap();
@@ -26,6 +26,18 @@ async fn endpoint(folder: &Path, name: &str, plays: bool) -> MockEndpoint {
             let answer = last.split("<answer>\n").nth(1).unwrap().split("\n</answer>").next().unwrap();
             let score = if answer.contains(&format!("{who}!")) { 4 } else { 1 + i32::from(!answer.is_empty()) };
             return json!({"reason": "because", "score": score}).to_string();
+        }
+        if let Some((_, both)) = last.split_once("# Answer A\n") {
+            let (first, second) = both.split_once("# Answer B\n").unwrap();
+            let plays = |answer: &str| answer.contains("! You ask");
+            let better = if plays(first) == plays(second) {
+                "tie"
+            } else if plays(first) {
+                "A"
+            } else {
+                "B"
+            };
+            return json!({"reason": "because", "better": better}).to_string();
         }
         let system = messages[0]["content"].as_str().unwrap();
         let who = system.lines().find(|line| line.starts_with("Somebody")).unwrap_or("Nobody");
@@ -139,4 +151,95 @@ async fn role_bench_and_rouge_agree() {
     assert_eq!(rouge["rouge_l"].as_f64(), Some(mean), "{}", said(&output));
     // Four words of eight, all four of the reference: 2 * 0.5 / 1.5.
     assert!((mean - 2.0 / 3.0).abs() < 1e-9, "{mean}");
+}
+
+fn characters(folder: &Path) {
+    let row = |(number, trade): (usize, &str)| {
+        json!({"persona": format!("Somebody who works as {trade}"), "name": format!("Ada {trade}"), "age": (40 + number).to_string(),
+            "birth_place": "Oslo", "license": "CC0-1.0"})
+        .to_string()
+    };
+    let lines: Vec<String> = ["baker", "diver", "nun"].into_iter().enumerate().map(row).collect();
+    fs::write(folder.join("characters.jsonl"), lines.join("\n")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_arena_ranks_who_plays_above_who_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    questions(folder);
+    let (_player, _plain) = (endpoint(folder, "player", true).await, endpoint(folder, "plain", false).await);
+    let judge = endpoint(folder, "judge", true).await;
+    for model in ["player", "plain"] {
+        let line = format!(
+            "eval persona-gym --light --limit 4 --model {model}.toml --questions questions.jsonl --out {model}"
+        );
+        let output = run(folder, &line).await;
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    let line = "eval arena plain player --judge judge.toml --out arena";
+    let output = run(folder, &format!("{line} --json")).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&scores["ranking"][0]["name"], &scores["ranking"][0]["share"]),
+        (&json!("player"), &json!(1.0)),
+        "{scores}"
+    );
+    assert_eq!((&scores["matches"], &scores["missing"]), (&json!(20), &json!(0)));
+    assert_eq!(scores["judges"][0]["first_place"]["mean"], 0.5, "both orders were asked: {scores}");
+    let asked = judge.requests();
+    assert_eq!(asked, 40);
+    let again = run(folder, line).await;
+    assert!(String::from_utf8_lossy(&again.stdout).contains("the same verdict in both orders in 100.0%"), "{again:?}");
+    assert_eq!(judge.requests(), asked);
+    assert!(fs::read_to_string(folder.join("arena/report.html")).unwrap().contains("Bradley"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conversations_are_held_probed_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    characters(folder);
+    let player = endpoint(folder, "player", true).await;
+    let user = endpoint(folder, "user", false).await;
+    let line = "eval conversation --model player.toml --characters characters.jsonl --user user.toml --turns 2 \
+                --probe-after 0,2 --out talk --json";
+    let output = run(folder, line).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(scores["benchmark"], "conversation", "{scores}");
+    let read = |name: &str| fs::read_to_string(folder.join("talk").join(name)).unwrap();
+    let transcripts: Vec<Value> =
+        read("transcripts.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(transcripts.len(), 3);
+    assert!(transcripts.iter().all(|one| one["messages"].as_array().unwrap().len() == 4), "{transcripts:?}");
+    let items: Vec<Value> = read("items.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let after = |turn: u32| items.iter().filter(|item| item["turn"] == turn).count();
+    assert!(after(0) > 0 && after(0) == after(2), "the same probes before and after: {} and {}", after(0), after(2));
+    assert!(items.iter().any(|item| item["note"].as_str().is_some_and(|note| note.starts_with("by rule: "))));
+    let asked = (player.requests(), user.requests());
+    let again = run(folder, line).await;
+    assert!(again.status.success(), "{}", said(&again));
+    assert_eq!((player.requests(), user.requests()), asked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tuning_costs_is_measured_without_a_judge() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    characters(folder);
+    let _player = endpoint(folder, "player", true).await;
+    let output =
+        run(folder, "eval cost refusal --model player.toml --characters characters.jsonl --out refusal --json").await;
+    assert!(output.status.success(), "{}", said(&output));
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // It repeats every request, the harmful ones too.
+    let mean = |scores: &Value, task: usize| scores["tasks"][task]["estimate"]["mean"].as_f64().unwrap();
+    let of_task: Vec<f64> = (0..scores["tasks"].as_array().unwrap().len()).map(|task| mean(&scores, task)).collect();
+    assert!(of_task.contains(&0.0), "{scores}");
+    let output = run(folder, "eval cost instructions --model player.toml --out instructions --json").await;
+    assert!(output.status.success(), "{}", said(&output));
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(mean(&scores, 0) < 0.5, "an echo follows few instructions: {scores}");
 }

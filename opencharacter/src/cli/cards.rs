@@ -29,16 +29,7 @@ pub enum CardCommand {
         json: bool,
     },
     /// Write a card in another format or version; nothing is lost that the other can hold
-    Convert {
-        /// A PNG, APNG, JSON or CHARX file of any version
-        card: PathBuf,
-        /// The card: `.png`, `.json` or `.charx`
-        #[arg(long)]
-        out: PathBuf,
-        /// The version; CHARX is always V3
-        #[arg(long, value_enum, default_value_t = SpecArgument::V3)]
-        spec: SpecArgument,
-    },
+    Convert(CardConvertArguments),
     /// Print the prompt that a message to a card's character makes, as front ends build it
     Prompt(CardPromptArguments),
     /// Write each character as a PNG card with a drawn picture
@@ -69,6 +60,22 @@ pub struct CardCreateArguments {
     /// Everything drawn follows from this
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `card convert`
+#[derive(Debug, Args)]
+pub struct CardConvertArguments {
+    /// A PNG, APNG, JSON or CHARX file of any version
+    pub card: PathBuf,
+    /// The card: `.png`, `.json` or `.charx`
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The version; CHARX is always V3
+    #[arg(long, value_enum, default_value_t = SpecArgument::V3)]
+    pub spec: SpecArgument,
+    /// An adapter folder that travels with the character; only a CHARX can carry it
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
 }
 
 /// `card prompt`

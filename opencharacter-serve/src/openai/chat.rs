@@ -60,7 +60,7 @@ fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
     let log_probs = log_probs_wanted(request)?;
     let answers = request.common.answers()?;
     let name = request.model.clone().filter(|name| !name.is_empty());
-    let sampling = request.common.sampling(app)?;
+    let sampling = request.common.sampling(app.answer_tokens, app.most_tokens, app.seed)?;
     let name = name.unwrap_or_else(|| app.models.first().0.to_owned());
     let mut greeting = None;
     let (model, messages) = if let Some(character) = name.strip_prefix(CHARACTER) {

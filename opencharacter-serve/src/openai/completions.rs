@@ -70,7 +70,7 @@ fn read(app: &Arc<App>, request: &TextRequest) -> Result<Asked, ApiError> {
     if request.logprobs.is_some_and(|top| top > MOST_LOG_PROBS) {
         return Err(ApiError::field("logprobs", format!("at most {MOST_LOG_PROBS}")));
     }
-    let sampling = request.common.sampling(app)?;
+    let sampling = request.common.sampling(app.answer_tokens, app.most_tokens, app.seed)?;
     let answers = request.common.answers()?;
     let calls = prompts.iter().flat_map(|prompt| {
         (0..answers as u64)

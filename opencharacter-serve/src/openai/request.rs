@@ -4,7 +4,7 @@ use opencharacter_core::{Message, Role, Sampling};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{app::App, error::ApiError};
+use crate::error::ApiError;
 
 /// The body of `POST /v1/chat/completions`.
 #[derive(Debug, Deserialize)]
@@ -136,8 +136,9 @@ impl Common {
         }
     }
 
-    /// How they are drawn, within the server's limits.
-    pub(crate) fn sampling(&self, app: &App) -> Result<Sampling, ApiError> {
+    /// How they are drawn: `answer_tokens` is the longest where nothing is said, `most_tokens` in any case, and `seed` counts
+    /// where none is given.
+    pub(crate) fn sampling(&self, answer_tokens: usize, most_tokens: usize, seed: u64) -> Result<Sampling, ApiError> {
         let default = default_sampling();
         let range = |name: &'static str, value: Option<f32>, default: f32, low: f32, high: f32| match value {
             None => Ok(default),
@@ -152,7 +153,7 @@ impl Common {
         if stop.len() > MOST_STOPS {
             return Err(ApiError::field("stop", format!("`stop` holds {}; at most {MOST_STOPS}", stop.len())));
         }
-        let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(app.answer_tokens);
+        let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(answer_tokens);
         if max_tokens == 0 {
             return Err(ApiError::field("max_tokens", "`max_tokens` is 0; expected at least 1"));
         }
@@ -169,10 +170,10 @@ impl Common {
                 0.1,
                 10.0,
             )?,
-            max_tokens: max_tokens.min(app.most_tokens),
+            max_tokens: max_tokens.min(most_tokens),
             // An empty one would end every answer before it begins.
             stop: stop.into_iter().filter(|text| !text.is_empty()).collect(),
-            seed: self.seed.map_or(app.seed, |seed| seed as u64),
+            seed: self.seed.map_or(seed, |seed| seed as u64),
         })
     }
 }
@@ -238,6 +239,74 @@ impl ResponseFormat {
             (other, _) => {
                 wrong(format!("`{other}` is no response format; expected `text`, `json_object` or `json_schema`"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// JSON of the kinds that a request's fields may hold, and of all others.
+    fn anything() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+            prop_oneof!["user", "assistant", "system", "json_schema", "text"].prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let name = prop_oneof!["role", "content", "type", "text", "schema", "json_schema", ".{0,4}"];
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name, inner), 0..4)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    const FIELDS: [&str; 16] = [
+        "model",
+        "messages",
+        "prompt",
+        "stream",
+        "stream_options",
+        "n",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "stop",
+        "seed",
+        "response_format",
+        "logprobs",
+    ];
+
+    proptest! {
+        /// What is read is within its bounds, and what is not is refused in words; nothing else happens.
+        #[test]
+        fn any_request_is_read_or_refused(fields in prop::collection::vec((0..FIELDS.len(), anything()), 0..8)) {
+            let document = Value::Object(fields.into_iter().map(|(at, value)| (FIELDS[at].to_owned(), value)).collect());
+            if let Ok(request) = serde_json::from_value::<ChatRequest>(document.clone()) {
+                if let Ok(messages) = conversation(&request.messages) {
+                    prop_assert!(messages.windows(2).all(|pair| pair[0].role != pair[1].role));
+                }
+                if let Some(format) = &request.response_format {
+                    let _ = format.schema();
+                }
+                if let Ok(sampling) = request.common.sampling(9, 5, 3) {
+                    prop_assert!((0.0..=2.0).contains(&sampling.temperature) && (0.0..=1.0).contains(&sampling.top_p));
+                    prop_assert!((1..=5).contains(&sampling.max_tokens) && sampling.stop.iter().all(|text| !text.is_empty()));
+                }
+                prop_assert!(request.common.answers().is_ok_and(|count| count <= MOST_ANSWERS) || request.common.answers().is_err());
+            }
+            let _ = serde_json::from_value::<TextRequest>(document);
         }
     }
 }

@@ -13,6 +13,7 @@ mod tables;
 use std::{
     collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -22,7 +23,7 @@ use opencharacter_eval::{
     Benchmark, BenchmarkReport, BenchmarkScores, Comparison, EvalItem, OverlapReport, Texts, answer_items,
     find_overlap, render_benchmark_report,
     statistics::{Estimate, Resampling},
-    style_distance,
+    style_distance, to_inspect, to_lm_eval,
 };
 use opencharacter_ledger::{Ledger, LedgeredModel, Recorded};
 use opencharacter_storage::Location;
@@ -128,6 +129,9 @@ impl<'a> Bench<'a> {
         (scores.judges, scores.agreement, scores.overlap) = (judges, agreement, overlap);
         self.write_lines("items.jsonl", items)?;
         output::json_file(&self.folder.file("scores.json"), &scores)?;
+        output::json_file(&self.folder.file("lm_eval.json"), &to_lm_eval(&scores))?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        output::json_file(&self.folder.file("inspect.json"), &to_inspect(&scores, items, now))?;
         let style = style_distance(items, &self.resampling);
         let title = format!("{}: {}", benchmark.title(), self.arguments.model);
         let page = render_benchmark_report(&BenchmarkReport {

@@ -21,12 +21,6 @@ async fn endpoint(folder: &Path, name: &str, plays: bool) -> MockEndpoint {
             let samples = (1..=5).map(|score| (format!("score_{score}"), json!(format!("sample {score}"))));
             return Value::Object(samples.collect()).to_string();
         }
-        if let Some(character) = last.split("# Character\n").nth(1) {
-            let who = character.lines().next().unwrap();
-            let answer = last.split("<answer>\n").nth(1).unwrap().split("\n</answer>").next().unwrap();
-            let score = if answer.contains(&format!("{who}!")) { 4 } else { 1 + i32::from(!answer.is_empty()) };
-            return json!({"reason": "because", "score": score}).to_string();
-        }
         if let Some((_, both)) = last.split_once("# Answer A\n") {
             let (first, second) = both.split_once("# Answer B\n").unwrap();
             let plays = |answer: &str| answer.contains("! You ask");
@@ -38,6 +32,12 @@ async fn endpoint(folder: &Path, name: &str, plays: bool) -> MockEndpoint {
                 "B"
             };
             return json!({"reason": "because", "better": better}).to_string();
+        }
+        if let Some(character) = last.split("# Character\n").nth(1) {
+            let who = character.lines().next().unwrap();
+            let answer = last.split("<answer>\n").nth(1).unwrap().split("\n</answer>").next().unwrap();
+            let score = if answer.contains(&format!("{who}!")) { 4 } else { 1 + i32::from(!answer.is_empty()) };
+            return json!({"reason": "because", "score": score}).to_string();
         }
         let system = messages[0]["content"].as_str().unwrap();
         let who = system.lines().find(|line| line.starts_with("Somebody")).unwrap_or("Nobody");
@@ -213,7 +213,8 @@ async fn conversations_are_held_probed_and_kept() {
     let transcripts: Vec<Value> =
         read("transcripts.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(transcripts.len(), 3);
-    assert!(transcripts.iter().all(|one| one["messages"].as_array().unwrap().len() == 4), "{transcripts:?}");
+    // The system prompt, and two turns.
+    assert!(transcripts.iter().all(|one| one["messages"].as_array().unwrap().len() == 5), "{transcripts:?}");
     let items: Vec<Value> = read("items.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let after = |turn: u32| items.iter().filter(|item| item["turn"] == turn).count();
     assert!(after(0) > 0 && after(0) == after(2), "the same probes before and after: {} and {}", after(0), after(2));

@@ -62,7 +62,6 @@ fn read(app: &Arc<App>, request: &TextRequest) -> Result<Asked, ApiError> {
     let prompts = match &request.prompt {
         Prompt::One(text) => vec![text.clone()],
         Prompt::Several(texts) => texts.clone(),
-        Prompt::Tokens(tokens) => vec![model.decode(tokens)],
     };
     if prompts.is_empty() || prompts.len() > MOST_PROMPTS || prompts.iter().any(String::is_empty) {
         return Err(ApiError::field("prompt", format!("expected 1 to {MOST_PROMPTS} prompts that are not empty")));

@@ -38,7 +38,6 @@ pub(crate) struct TextRequest {
 pub(crate) enum Prompt {
     One(String),
     Several(Vec<String>),
-    Tokens(Vec<u32>),
 }
 
 /// What both have.

@@ -14,7 +14,7 @@ use opencharacter_core::Role;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::Serialize;
 
-use crate::{ServeError, error::ApiError, native::random_id};
+use crate::{ServeError, error::ApiError, id::random_id};
 
 /// The database. Every use takes well under a millisecond, so one connection serves all.
 pub(crate) struct Store(Mutex<Connection>);

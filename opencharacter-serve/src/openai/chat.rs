@@ -98,7 +98,7 @@ fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
         log_probs,
     });
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let id = format!("chatcmpl-{}", crate::native::random_id());
+    let id = format!("chatcmpl-{}", crate::id::random_id());
     let usage = request.common.streams_usage();
     Ok(Asked { app: Arc::clone(app), model, requests: requests.collect(), name, id, created, usage, greeting })
 }

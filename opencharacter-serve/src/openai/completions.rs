@@ -82,7 +82,7 @@ fn read(app: &Arc<App>, request: &TextRequest) -> Result<Asked, ApiError> {
         log_probs: request.logprobs,
         echo: request.echo == Some(true),
         name,
-        id: format!("cmpl-{}", crate::native::random_id()),
+        id: format!("cmpl-{}", crate::id::random_id()),
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         usage: request.common.streams_usage(),
     })

@@ -153,7 +153,7 @@ impl Common {
             return Err(ApiError::field("stop", format!("`stop` holds {}; at most {MOST_STOPS}", stop.len())));
         }
         let max_tokens = self.max_completion_tokens.or(self.max_tokens).unwrap_or(answer_tokens);
-        if max_tokens == 0 {
+        if self.max_tokens == Some(0) || max_tokens == 0 {
             return Err(ApiError::field("max_tokens", "`max_tokens` is 0; expected at least 1"));
         }
         Ok(Sampling {

@@ -95,9 +95,8 @@ fn explanations(html: &mut Html, scores: &Scores) {
         last = explanation;
     }
     html.raw(
-        "</dl><p>The unit of every interval is the character: whole characters are drawn with replacement (percentile \
-         bootstrap). p is two-sided, by exchanging base and tuned character by character; it is not corrected for \
-         the number of measures. With fewer than about ten characters an interval covers less often than it says; \
-         with one there is none.</p></details>",
+        "</dl><p>The unit of every interval is the character: whole characters are drawn with replacement (95%, \
+         bootstrap, widened for few characters as Student's t is). p is two-sided, by exchanging base and tuned \
+         character by character; it is not corrected for the number of measures. One character has no interval.</p></details>",
     );
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use opencharacter_core::KeyedRandom;
 
-use super::{Estimate, Resampling, percentile_interval};
+use super::{Estimate, Resampling, interval::interval};
 
 /// What several raters said of one item, on an ordinal scale; `None` where a rater said nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,9 @@ pub fn krippendorff_alpha(items: &[Ratings], resampling: &Resampling) -> Option<
             draws.extend(Coincidences::sum(levels.len(), drawn.into_iter()).alpha());
         }
     }
-    let (low, high) = percentile_interval(draws);
+    let (low, high) = interval(draws, mean, clusters.len());
+    // No agreement is more than perfect.
+    let high = high.map(|high| high.min(1.0));
     Some(Estimate { mean, low, high, n_items, n_characters: clusters.len() })
 }
 

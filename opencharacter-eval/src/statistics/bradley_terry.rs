@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use opencharacter_core::KeyedRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{Resampling, percentile_interval};
+use super::{Resampling, interval::interval};
 
 /// One comparison of two systems.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ pub fn bradley_terry(games: &[Game], systems: usize, resampling: &Resampling) ->
         }
     }
     let strength = |(((mean, draws), games), system): (((f64, Vec<f64>), usize), usize)| {
-        let (low, high) = percentile_interval(draws);
+        let (low, high) = interval(draws, mean, clusters.len());
         let won: f64 = all[system * systems..(system + 1) * systems].iter().sum();
         Strength { mean, low, high, share: won / games.max(1) as f64, games }
     };

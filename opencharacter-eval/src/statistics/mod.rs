@@ -2,8 +2,7 @@
 //!
 //! The unit is the character. Answers by one character share a profile and rise and fall together, so resampling
 //! single answers would give intervals that are too narrow. Whole characters are drawn with replacement instead
-//! (cluster bootstrap, percentile interval, 95%). With fewer than about ten characters the percentile interval covers
-//! less than it says; with fewer than two there is none.
+//! (cluster bootstrap, 95%, percentiles widened for few characters). With fewer than two there is no interval.
 //!
 //! Every quantity is a ratio of sums: a mean over items is the sum of values over the number of items, a loss per
 //! token the sum of losses over the number of tokens. A score over several tasks is the mean of such ratios, one per
@@ -13,6 +12,7 @@ mod agreement;
 mod bradley_terry;
 mod clusters;
 mod holm;
+mod interval;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ pub use agreement::{Ratings, krippendorff_alpha};
 pub use bradley_terry::{Game, Strength, bradley_terry};
 use clusters::Clusters;
 pub use holm::holm;
+use interval::{NORMAL, interval};
 
 /// How much to resample. Results are a function of these numbers and the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +135,7 @@ pub fn mean_of_tasks<'a>(
     let clusters = Clusters::new(tasks, items.into_iter().map(|(task, cluster, value)| (cluster, vec![(task, value)])));
     let mean = mean_of(&clusters.ratios()?);
     let draws = clusters.bootstrap(resampling, mean_of);
-    let (low, high) = percentile_interval(draws);
+    let (low, high) = interval(draws, mean, clusters.len());
     Some(Estimate { mean, low, high, n_items: clusters.n_items(), n_characters: clusters.len() })
 }
 
@@ -157,7 +158,7 @@ pub fn difference_of_tasks<'a>(
     let mean = subtract(&clusters.ratios()?);
     let draws = clusters.bootstrap(resampling, subtract);
     let detectable = detectable(&draws, clusters.len());
-    let (low, high) = percentile_interval(draws);
+    let (low, high) = interval(draws, mean, clusters.len());
     let p = clusters.sign_flip_p(resampling, subtract);
     Some(Difference { mean, low, high, p, detectable, n_items: clusters.n_items(), n_characters: clusters.len() })
 }
@@ -166,26 +167,12 @@ fn mean_of(ratios: &[f64]) -> f64 {
     ratios.iter().sum::<f64>() / ratios.len() as f64
 }
 
-/// The 2.5th and the 97.5th percentile of `draws`.
-pub(crate) fn percentile_interval(mut draws: Vec<f64>) -> (Option<f64>, Option<f64>) {
-    draws.sort_by(f64::total_cmp);
-    (quantile(&draws, 0.025), quantile(&draws, 0.975))
-}
-
-/// Linear interpolation between order statistics of `sorted` (type 7).
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let position = share * sorted.len().checked_sub(1)? as f64;
-    let below = *sorted.get(position.floor() as usize)?;
-    let above = *sorted.get(position.ceil() as usize)?;
-    Some(below + (above - below) * position.fract())
-}
-
 /// With so few characters no p-value of the sign-flip test is below 0.05.
 const FEWEST_FOR_SIGNIFICANCE: usize = 6;
 
 /// The sum of the normal quantiles of 0.975 (two-sided 5%) and 0.8 (power 80%), times the standard error.
 fn detectable(draws: &[f64], clusters: usize) -> Option<f64> {
-    const QUANTILES: f64 = 1.959_964 + 0.841_621;
+    const QUANTILES: f64 = NORMAL + 0.841_621;
     if clusters < FEWEST_FOR_SIGNIFICANCE || draws.len() < 2 {
         return None;
     }

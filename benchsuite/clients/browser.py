@@ -1,8 +1,9 @@
-"""The page in headless Chromium: create, chat, swipe, edit, import by drop, side by side, a hostile card, a phone.
+"""The page in headless Chromium: create, chat, swipe, edit, import by drop, side by side, a hostile card, runs, a phone.
 
 Usage: browser.py http://127.0.0.1:8080 SCREENSHOTS [--chromium /usr/bin/chromium]
 
-The server should be new (`serve --forget`) and serve two models, so that they can be compared.
+The server should be new (`serve --forget`), serve two models, so that they can be compared, and show two runs: `ended`,
+a training that has ended, and `live`, one that goes on while this runs.
 """
 
 import argparse
@@ -41,6 +42,15 @@ def drop(page, name, content):
     )
 
 
+def until(page, expression):
+    """Waits until an expression is true. Playwright's own way needs `eval`, which the page's policy forbids."""
+    for _ in range(2400):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never came true: {expression}")
+
+
 def shoot(page, name):
     page.screenshot(path=arguments.screenshots / f"{name}.png", full_page=False)
 
@@ -59,10 +69,13 @@ with sync_playwright() as playwright:
     # Create, by keyboard.
     page.get_by_label("A new one, from one line").fill("a lighthouse keeper who hates the sea")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Writing the profile")).to_be_visible()
+    until(page, "document.querySelector('.growing .text')?.textContent.length > 60")
+    shoot(page, "growing")
     expect(page.get_by_role("button", name="Chat")).to_be_visible(timeout=240_000)
     name = page.get_by_role("heading", level=1).inner_text()
     print("created:", name)
-    page.wait_for_function("document.querySelector('.avatar.large').naturalWidth > 0")
+    until(page, "document.querySelector('.avatar.large').naturalWidth > 0")
     shoot(page, "character")
 
     # Chat, again, swipe.
@@ -145,6 +158,27 @@ with sync_playwright() as playwright:
     assert page.locator("main script, main svg, main img[src='x']").count() == 0
     shoot(page, "gallery")
 
+    # Runs: one that has ended, and one that goes on.
+    page.get_by_role("link", name="Runs").click()
+    page.get_by_role("link", name="ended").click()
+    expect(page.get_by_role("heading", name="ended done")).to_be_visible()
+    curve = page.get_by_role("img", name="Loss by step")
+    expect(curve).to_be_visible()
+    assert curve.locator("path.trained").get_attribute("d").count("L") >= 1
+    page.get_by_text("What is trained").click()
+    marked = page.locator(".masks mark")
+    assert marked.count() >= 1 and page.locator(".masks > span").first.inner_text().startswith("<|im_start|>system")
+    assert marked.first.inner_text().endswith("<|im_end|>"), marked.first.inner_text()
+    page.screenshot(path=arguments.screenshots / "run.png", full_page=True)
+    page.goto(arguments.address + "/#/run/live")
+    expect(page.get_by_role("heading", name="live running")).to_be_visible()
+    done = "document.querySelector('progress')?.value ?? -1"
+    until(page, f"{done} >= 0")
+    before = page.evaluate(done)
+    until(page, f"{done} > {before}")
+    shoot(page, "run_live")
+    print("watched a run")
+
     # Dark, and on a phone.
     page.emulate_media(color_scheme="dark")
     shoot(page, "gallery_dark")
@@ -159,6 +193,10 @@ with sync_playwright() as playwright:
     expect(phone.get_by_label("Your message")).to_be_visible()
     assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone has to scroll sideways"
     shoot(phone, "phone_chat")
+    phone.goto(arguments.address + "/#/run/ended")
+    expect(phone.get_by_role("img", name="Loss by step")).to_be_visible()
+    assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth"), "a phone has to scroll sideways"
+    shoot(phone, "phone_run")
     assert not elsewhere, f"requests elsewhere: {elsewhere}"
     assert troubles == troubles_before == [], troubles
     print("passed")

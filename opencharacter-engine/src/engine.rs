@@ -145,10 +145,11 @@ impl Engine {
         self.continue_with(prompt, sampling, Extras { ignore_end, ..Extras::default() }).await
     }
 
-    /// Continues a text without a chat template; `sink` hears it piece by piece.
+    /// Continues a text without a chat template; `sink` hears it piece by piece. A text without tokens stands for the
+    /// beginning of a document.
     ///
     /// # Errors
-    /// [`GenerateError::Refused`] for an empty text or one that the context does not hold.
+    /// [`GenerateError::Refused`] for a text that the context does not hold.
     pub async fn continue_text(
         &self,
         text: &str,
@@ -156,9 +157,9 @@ impl Engine {
         log_probs: Option<usize>,
         sink: Option<TextSink>,
     ) -> Result<Completion, GenerateError> {
-        let tokens = self.model().tokenizer.encode(text);
+        let tokens = self.model().tokenizer.encode_document(text);
         if tokens.is_empty() {
-            return Err(Self::refused("the prompt holds no token"));
+            return Err(Self::refused("the prompt holds no token, and the model has none that begins a document"));
         }
         let log_probs = log_probs.map(LogProbs::new);
         self.continue_with(tokens, sampling, Extras { log_probs, sink, ..Extras::default() }).await

@@ -1,6 +1,6 @@
 //! What all requests share, and which function answers which.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Router,
@@ -13,15 +13,16 @@ use hyper::StatusCode;
 use serde_json::json;
 
 use crate::{
+    adapters::Adapters,
     characters,
     error::ApiError,
     gate::Gate,
     guard::guard,
     metrics::Metrics,
-    model::{Inventor, Models},
+    model::{Models, Workshop},
     openai, page,
     respond::{found, response},
-    sessions,
+    runs, sessions,
     store::Store,
     tokens,
 };
@@ -29,10 +30,13 @@ use crate::{
 /// What all requests share.
 pub(crate) struct App {
     pub(crate) models: Models,
-    pub(crate) inventor: Arc<dyn Inventor>,
+    pub(crate) workshop: Arc<dyn Workshop>,
+    pub(crate) adapters: Adapters,
     pub(crate) store: Store,
     pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
+    /// The folder whose folders are runs.
+    pub(crate) runs: Option<PathBuf>,
     pub(crate) key: Option<String>,
     pub(crate) address: SocketAddr,
     /// Longest answer where a request names none.
@@ -79,6 +83,9 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .route("/v1/sessions/{id}/leaf", post(sessions::choose))
         .route("/v1/sessions/{id}/export", get(sessions::export))
         .route("/v1/preferences", get(sessions::preferences).post(sessions::prefer))
+        .route("/v1/runs", get(runs::list))
+        .route("/v1/runs/{id}", get(runs::show))
+        .route("/v1/runs/{id}/report", get(runs::report))
         .fallback(async || ApiError::missing("there is nothing at this address").into_response())
         .method_not_allowed_fallback(async || {
             let mut error = ApiError::missing("this address does not take that method");

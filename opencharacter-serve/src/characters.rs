@@ -13,10 +13,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    adapters::own_adapter,
     app::App,
     error::ApiError,
     markdown::to_html,
-    openai::CHARACTER,
+    model::{Heard, Listener},
+    openai::{CHARACTER, EventStream},
     respond::{Id, Json, Query, Whole, found, json_response, response},
 };
 
@@ -44,6 +46,9 @@ pub(crate) async fn list(State(app): State<Arc<App>>, Query(query): Query<ListQu
 #[derive(Deserialize)]
 pub(crate) struct Wanted {
     persona: String,
+    /// Whether to send what the model writes while it writes.
+    #[serde(default)]
+    stream: bool,
 }
 
 /// Longer than any line.
@@ -58,19 +63,45 @@ pub(crate) async fn create(State(app): State<Arc<App>>, Json(wanted): Json<Wante
         );
         return Err(ApiError::field("persona", message));
     }
-    let _place = app.gate.enter()?;
+    let place = app.gate.enter()?;
+    if wanted.stream {
+        let events = EventStream::start(move |events| async move {
+            let sender = events.clone();
+            let listener = move |heard| sender.send(&event(heard));
+            match invented(&app, persona, Arc::new(listener)).await {
+                Ok(document) => events.send(&json!({"type": "created", "character": document})),
+                Err(error) => events.fail(error),
+            }
+            drop(place);
+        });
+        return events.into_response().await;
+    }
+    Ok(json_response(StatusCode::CREATED, &invented(&app, persona, Arc::new(|_| {})).await?))
+}
+
+fn event(heard: Heard) -> Value {
+    match heard {
+        Heard::Part(name) => json!({"type": "part", "name": name}),
+        Heard::Asked => json!({"type": "asked"}),
+        Heard::Piece(text) => json!({"type": "piece", "text": text}),
+    }
+}
+
+async fn invented(app: &Arc<App>, persona: String, listener: Listener) -> Result<Value, ApiError> {
     let _open = app.metrics.open();
-    let card = app.inventor.invent(persona).await.map_err(ApiError::unprocessable)?;
+    let card = app.workshop.invent(persona, listener).await.map_err(ApiError::unprocessable)?;
     let id = app.store.put_card(&CardFile::new(card))?;
-    Ok(json_response(StatusCode::CREATED, &described(&app, &id)?))
+    described(app, &id).await
 }
 
 /// `POST /v1/characters/import`: a card in any format.
 pub(crate) async fn import(State(app): State<Arc<App>>, Whole(bytes): Whole) -> Result<Response, ApiError> {
     let file = CardFile::parse(&bytes).map_err(|error| ApiError::invalid(error.to_string()))?;
     let id = app.store.put_card(&file)?;
-    let mut document = described(&app, &id)?;
-    document["warnings"] = file.warnings.iter().map(ToString::to_string).collect();
+    app.adapters.forget(&id);
+    let mut document = described(&app, &id).await?;
+    let adapter = document["adapter"]["problem"].as_str().map(|problem| format!("its adapter is not used: {problem}"));
+    document["warnings"] = file.warnings.iter().map(ToString::to_string).chain(adapter).collect();
     Ok(json_response(StatusCode::CREATED, &document))
 }
 
@@ -79,14 +110,19 @@ fn no_character(id: &str) -> ApiError {
 }
 
 /// A character as the page needs it.
-fn described(app: &App, id: &str) -> Result<Value, ApiError> {
+async fn described(app: &Arc<App>, id: &str) -> Result<Value, ApiError> {
     let card = app.store.card(id)?.ok_or_else(|| no_character(id))?;
     let character = card.to_character();
     let profile: serde_json::Map<String, Value> =
         ProfileField::ALL.iter().map(|field| (field.key().to_owned(), character.profile.get(*field).into())).collect();
     let book = card.character_book.as_ref().map_or(0, |book| book.entries.len());
+    let adapter = own_adapter(app, id, &card).await?.map(|adapted| match adapted {
+        Ok(_) => json!({"used": true}),
+        Err(problem) => json!({"used": false, "problem": problem}),
+    });
     Ok(json!({
         "id": id,
+        "adapter": adapter,
         "model": format!("{CHARACTER}{id}"),
         "name": card.display_name(),
         "persona": character.persona,
@@ -109,7 +145,7 @@ fn described(app: &App, id: &str) -> Result<Value, ApiError> {
 
 /// `GET /v1/characters/ID`
 pub(crate) async fn show(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
-    Ok(found(&described(&app, &id)?))
+    Ok(found(&described(&app, &id).await?))
 }
 
 /// Fields of a card that may be changed; those that are absent stay.
@@ -163,7 +199,8 @@ pub(crate) async fn edit(
         card.tags = tags;
     }
     app.store.put_card(&file)?;
-    Ok(found(&described(&app, &id)?))
+    app.adapters.forget(&id);
+    Ok(found(&described(&app, &id).await?))
 }
 
 /// A stranger's card has its id from its texts: written down, it survives their change.
@@ -177,6 +214,7 @@ fn keep_id(card: &mut Card, id: &str) {
 
 /// `DELETE /v1/characters/ID`
 pub(crate) async fn remove(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
+    app.adapters.forget(&id);
     if app.store.remove_character(&id)? {
         Ok(found(&json!({"id": id, "deleted": true})))
     } else {

@@ -1,7 +1,7 @@
 //! Models and characters over HTTP: an API that `OpenAI`'s clients speak, characters as models, chats that are kept, and
 //! a web page.
 //!
-//! [`Server::bind`] takes models ([`ServedModel`]) and a way to invent characters ([`Inventor`]); [`Server::run`] serves
+//! [`Server::bind`] takes models ([`ServedModel`]) and one who invents characters and loads their adapters ([`Workshop`]); [`Server::run`] serves
 //! until it is told to stop, and then lets open answers end.
 //!
 //! # Who may ask what
@@ -14,6 +14,7 @@
 //! A card is hostile input. What of it is shown is text, or Markdown made harmless by a sanitiser; the page's policy
 //! lets it load nothing from elsewhere and run no script but its own.
 
+mod adapters;
 mod app;
 mod character_chat;
 mod characters;
@@ -27,11 +28,14 @@ mod model;
 mod openai;
 mod page;
 mod respond;
+mod runs;
 mod server;
 mod sessions;
 mod store;
 mod tokens;
 
 pub use error::ServeError;
-pub use model::{Inventor, ServedModel};
+pub use model::{Heard, Listener, ServedModel, Workshop};
+#[doc(hidden)]
+pub use openai::check_request;
 pub use server::{ServeOptions, Server};

@@ -26,10 +26,29 @@ pub trait ServedModel: Generate {
     ) -> BoxFuture<'_, Result<Completion, GenerateError>>;
 }
 
-/// Makes a character of a one-line persona.
-pub trait Inventor: Send + Sync {
-    /// The character's card, its profile and words written by a model; or why none came out, for the user to read.
-    fn invent(&self, persona: String) -> BoxFuture<'_, Result<Card, String>>;
+/// What is heard while a character is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// A part begins, such as the profile.
+    Part(&'static str),
+    /// The model is asked; what it said to an earlier question of the same part may not have been good enough.
+    Asked,
+    /// It says more.
+    Piece(String),
+}
+
+/// Hears how a character comes to be.
+pub type Listener = Arc<dyn Fn(Heard) + Send + Sync>;
+
+/// What the server has others do.
+pub trait Workshop: Send + Sync {
+    /// A character for a one-line persona: its card, profile and words written by a model; or why none came out, for
+    /// the user to read.
+    fn invent(&self, persona: String, listener: Listener) -> BoxFuture<'_, Result<Card, String>>;
+
+    /// The first model with a LoRA adapter, from the contents of PEFT's `adapter_config.json` and
+    /// `adapter_model.safetensors`; or why it does not fit. Takes as long as reading it takes.
+    fn adapted(&self, config: &[u8], weights: &[u8]) -> Result<Arc<dyn ServedModel>, String>;
 }
 
 /// The models by name, the first one being the one that answers when none is named.

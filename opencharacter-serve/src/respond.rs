@@ -45,17 +45,19 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let Whole(bytes) = Whole::from_request(request, state).await?;
-        let error = match serde_json::from_slice(&bytes) {
-            Ok(document) => return Ok(Self(document)),
-            Err(error) => error,
-        };
-        // JSON makes no difference between 3 and 3.0, and some clients write the latter.
-        let levelled =
-            serde_json::from_slice(&bytes).ok().and_then(|document| serde_json::from_value(whole(document)).ok());
-        levelled
-            .map(Self)
-            .ok_or_else(|| ApiError::invalid(format!("the request's body is not what is expected here: {error}")))
+        read_json(&bytes).map(Self)
     }
+}
+
+/// A document from a request's body.
+pub(crate) fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let error = match serde_json::from_slice(bytes) {
+        Ok(document) => return Ok(document),
+        Err(error) => error,
+    };
+    // JSON makes no difference between 3 and 3.0, and some clients write the latter.
+    let levelled = serde_json::from_slice(bytes).ok().and_then(|document| serde_json::from_value(whole(document)).ok());
+    levelled.ok_or_else(|| ApiError::invalid(format!("the request's body is not what is expected here: {error}")))
 }
 
 /// `document` with numbers that are whole written as such.

@@ -13,11 +13,12 @@ use tokio::{
 };
 
 use crate::{
+    adapters::Adapters,
     app::{App, router},
     error::ServeError,
     gate::Gate,
     metrics::Metrics,
-    model::{Inventor, Models, ServedModel},
+    model::{Models, ServedModel, Workshop},
     store::Store,
 };
 
@@ -30,6 +31,8 @@ pub struct ServeOptions {
     pub key: Option<String>,
     /// The database of characters and chats; in memory where there is none.
     pub database: Option<PathBuf>,
+    /// The folder whose folders are runs, to be shown.
+    pub runs: Option<PathBuf>,
     /// Answers under way and waiting at a time; more are turned away with 429.
     pub most_answers: usize,
     /// Longest answer in tokens where a request names none.
@@ -46,6 +49,7 @@ impl Default for ServeOptions {
             address: SocketAddr::from(([127, 0, 0, 1], 8080)),
             key: None,
             database: None,
+            runs: None,
             most_answers: 2048,
             answer_tokens: 512,
             most_tokens: usize::MAX,
@@ -78,7 +82,7 @@ impl Server {
     pub fn bind(
         options: ServeOptions,
         models: Vec<(String, Arc<dyn ServedModel>)>,
-        inventor: Arc<dyn Inventor>,
+        workshop: Arc<dyn Workshop>,
     ) -> Result<Self, ServeError> {
         let models = Models::new(models).ok_or(ServeError::NoModel)?;
         let address = options.address;
@@ -90,7 +94,9 @@ impl Server {
         let address = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
         let app = Arc::new(App {
             models,
-            inventor,
+            workshop,
+            adapters: Adapters::default(),
+            runs: options.runs,
             store,
             gate: Gate::new(options.most_answers),
             metrics: Metrics::default(),

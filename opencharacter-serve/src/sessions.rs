@@ -18,12 +18,13 @@ use serde_json::{Value, json};
 
 use self::tree::Tree;
 use crate::{
+    adapters::{own_adapter, speaker},
     app::App,
     character_chat::{Chat, prompt_of, shown},
     error::ApiError,
     markdown::to_html,
     model::ServedModel,
-    openai::{EventStream, default_sampling, sent_events},
+    openai::{EventStream, Events, default_sampling},
     respond::{Id, Json, Query, Whole, found, json_response, response},
     store::{NewMessage, Session},
 };
@@ -64,7 +65,7 @@ pub(crate) async fn begin(State(app): State<Arc<App>>, Json(begun): Json<Begun>)
     if let Some(chosen) = ids.get(begun.greeting).or(ids.first()) {
         app.store.show_leaf(&session.id, *chosen)?;
     }
-    Ok(json_response(StatusCode::CREATED, &document(&app, &session.id)?))
+    Ok(json_response(StatusCode::CREATED, &document(&app, &session.id).await?))
 }
 
 fn card_of(app: &App, id: &str) -> Result<Card, ApiError> {
@@ -72,7 +73,7 @@ fn card_of(app: &App, id: &str) -> Result<Card, ApiError> {
 }
 
 /// A session with the branch that is shown.
-fn document(app: &App, id: &str) -> Result<Value, ApiError> {
+async fn document(app: &Arc<App>, id: &str) -> Result<Value, ApiError> {
     let session = app.store.session(id)?;
     let card = card_of(app, &session.character_id)?;
     let messages = app.store.messages(id)?;
@@ -96,13 +97,15 @@ fn document(app: &App, id: &str) -> Result<Value, ApiError> {
         .collect();
     let mut document = json!(session);
     document["messages"] = branch.into();
+    document["own_adapter"] = matches!(own_adapter(app, &session.character_id, &card).await?, Some(Ok(_))).into();
+    document["models"] = app.models.names().collect();
     document["character_name"] = card.display_name().into();
     Ok(document)
 }
 
 /// `GET /v1/sessions/ID`
 pub(crate) async fn show(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
-    Ok(found(&document(&app, &id)?))
+    Ok(found(&document(&app, &id).await?))
 }
 
 /// `DELETE /v1/sessions/ID`
@@ -140,19 +143,18 @@ pub(crate) async fn say(
         return Err(ApiError::field("content", "the message is empty"));
     }
     let session = app.store.session(&id)?;
-    let model = model_of(&app, spoken.drawn.model.as_deref())?;
+    let model = model_of(&app, &session, spoken.drawn.model.as_deref()).await?;
     let place = app.gate.enter()?;
     let message =
         NewMessage { parent: session.leaf, role: Role::User, content: &spoken.content, model: None, trace: None };
     let leaf = app.store.say(&id, &message)?;
     let answer = Answer { app, session: Session { leaf: Some(leaf), ..session }, model, drawn: spoken.drawn };
-    Ok(sent_events(EventStream::start(move |events| async move {
+    let events = EventStream::start(move |events| async move {
         events.send(&json!({"type": "said", "id": leaf}));
-        let sender = events.clone();
-        let end = answer.give(move |piece| sender.send(&piece)).await.unwrap_or_else(|error| error.to_json());
-        events.send(&end);
+        answer.give_to(events).await;
         drop(place);
-    })))
+    });
+    events.into_response().await
 }
 
 #[derive(Deserialize)]
@@ -178,21 +180,24 @@ pub(crate) async fn answer_again(
     let Some(asked) = asked else {
         return Err(ApiError::field("parent", "there is no message of the user to answer"));
     };
-    let (leaf, model) = (asked.id, model_of(&app, again.drawn.model.as_deref())?);
+    let (leaf, model) = (asked.id, model_of(&app, &session, again.drawn.model.as_deref()).await?);
     let place = app.gate.enter()?;
     let answer = Answer { app, session: Session { leaf: Some(leaf), ..session }, model, drawn: again.drawn };
-    Ok(sent_events(EventStream::start(move |events| async move {
-        let sender = events.clone();
-        let end = answer.give(move |piece| sender.send(&piece)).await.unwrap_or_else(|error| error.to_json());
-        events.send(&end);
+    let events = EventStream::start(move |events| async move {
+        answer.give_to(events).await;
         drop(place);
-    })))
+    });
+    events.into_response().await
 }
 
-/// A model by the name in a request.
-fn model_of(app: &App, name: Option<&str>) -> Result<(String, Arc<dyn ServedModel>), ApiError> {
+/// A model by the name in a request; without one, who speaks for the character.
+async fn model_of(
+    app: &Arc<App>,
+    session: &Session,
+    name: Option<&str>,
+) -> Result<(String, Arc<dyn ServedModel>), ApiError> {
     match name.filter(|name| !name.is_empty()) {
-        None => Ok((app.models.first().0.to_owned(), Arc::clone(app.models.first().1))),
+        None => speaker(app, &session.character_id, &card_of(app, &session.character_id)?).await,
         Some(name) => {
             let model = app.models.get(name).ok_or_else(|| ApiError::no_model(name))?;
             Ok((name.to_owned(), Arc::clone(model)))
@@ -209,6 +214,15 @@ struct Answer {
 }
 
 impl Answer {
+    /// Sends its pieces, and then where it is kept.
+    async fn give_to(self, events: Events) {
+        let sender = events.clone();
+        match self.give(move |piece| sender.send(&piece)).await {
+            Ok(end) => events.send(&end),
+            Err(error) => events.fail(error),
+        }
+    }
+
     /// Has it said piece by piece, keeps it, and gives the last event.
     async fn give(self, send: impl Fn(Value) + Clone + Send + 'static) -> Result<Value, ApiError> {
         let Self { app, session, model: (name, model), drawn } = &self;
@@ -286,7 +300,7 @@ pub(crate) async fn branch(
     let message =
         NewMessage { parent: before.parent, role: before.role, content: &branched.content, model: None, trace: None };
     app.store.say(&id, &message)?;
-    Ok(found(&document(&app, &id)?))
+    Ok(found(&document(&app, &id).await?))
 }
 
 #[derive(Deserialize)]
@@ -306,7 +320,7 @@ pub(crate) async fn choose(
         return Err(ApiError::field("message", "there is no such message in this session"));
     }
     app.store.show_leaf(&id, Tree::new(&messages).end_of(chosen.message))?;
-    Ok(found(&document(&app, &id)?))
+    Ok(found(&document(&app, &id).await?))
 }
 
 /// `GET /v1/sessions/ID/export`: as `SillyTavern` keeps chats.
@@ -349,7 +363,7 @@ pub(crate) async fn import(
     if let Some(leaf) = parent {
         app.store.show_leaf(&session.id, leaf)?;
     }
-    Ok(json_response(StatusCode::CREATED, &document(&app, &session.id)?))
+    Ok(json_response(StatusCode::CREATED, &document(&app, &session.id).await?))
 }
 
 #[derive(Deserialize)]

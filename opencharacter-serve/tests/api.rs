@@ -17,7 +17,7 @@ use opencharacter_core::{
     BoxFuture, Character, Completion, FinishReason, Generate, GenerateError, GenerateRequest, Role, Sampling, Score,
     ScoreRequest, TextSink,
 };
-use opencharacter_serve::{Inventor, ServeError, ServeOptions, ServedModel, Server};
+use opencharacter_serve::{Heard, Listener, ServeError, ServeOptions, ServedModel, Server, Workshop};
 use serde_json::{Value, json};
 
 /// Repeats the last message word by word, and notes what it was asked.
@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 struct Parrot {
     pause: Duration,
     context: usize,
+    /// What it says before the rest.
+    says: String,
     asked: Mutex<Vec<GenerateRequest>>,
     under_way: AtomicUsize,
     dropped: AtomicUsize,
@@ -45,6 +47,7 @@ impl Parrot {
     async fn answer(&self, text: String, sampling: &Sampling, mut sink: Option<TextSink>) -> Completion {
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let mut under_way = UnderWay(self, false);
+        let text = format!("{}{text}", self.says);
         let words: Vec<&str> = text.split_inclusive(' ').take(sampling.max_tokens).collect();
         for word in &words {
             tokio::time::sleep(self.pause).await;
@@ -85,6 +88,9 @@ impl Generate for Parrot {
         self.asked.lock().unwrap().push(request.clone());
         Box::pin(async move {
             let last = request.messages.last().unwrap().content.clone();
+            if last == "too long" {
+                return Err(GenerateError::Refused { reason: "the context is full".into() });
+            }
             Ok(self.answer(format!("You said: {last}"), &request.sampling, Some(sink)).await)
         })
     }
@@ -121,9 +127,12 @@ impl ServedModel for Parrot {
 
 struct Nobody;
 
-impl Inventor for Nobody {
-    fn invent(&self, persona: String) -> BoxFuture<'_, Result<Card, String>> {
+impl Workshop for Nobody {
+    fn invent(&self, persona: String, listener: Listener) -> BoxFuture<'_, Result<Card, String>> {
         Box::pin(async move {
+            listener(Heard::Part("profile"));
+            listener(Heard::Asked);
+            listener(Heard::Piece("Name: Ada Holm".into()));
             if persona.contains("nobody") {
                 return Err("no acceptable profile came out".into());
             }
@@ -131,6 +140,16 @@ impl Inventor for Nobody {
             character.persona = persona;
             Ok(Card { first_mes: "Who is there, {{user}}?".into(), ..Card::from_character(&character) })
         })
+    }
+
+    /// A parrot that says first what its weights are.
+    fn adapted(&self, config: &[u8], weights: &[u8]) -> Result<Arc<dyn ServedModel>, String> {
+        let says = String::from_utf8(weights.to_vec()).unwrap();
+        if config == b"{}" {
+            Ok(Arc::new(Parrot { says, ..Parrot::default() }))
+        } else {
+            Err("it is of another model".into())
+        }
     }
 }
 
@@ -314,7 +333,9 @@ fn what_is_wrong_is_said_in_the_shape_that_clients_know() {
             400,
             "schema",
         ),
-        ("/v1/completions", json!({"prompt": ""}), 400, "prompt"),
+        ("/v1/completions", json!({"prompt": []}), 400, "prompt"),
+        // Refused before a word was said: an error, not a stream that begins with one.
+        ("/v1/chat/completions", json!({"messages": user("too long"), "stream": true}), 400, "the context is full"),
         ("/v1/characters", json!({"persona": " "}), 400, "persona"),
         ("/v1/characters", json!({"persona": "nobody"}), 422, "no acceptable profile"),
         ("/v1/characters/import", json!({"no": "card"}), 400, ""),
@@ -627,5 +648,108 @@ fn the_page_asks_nobody_else_for_anything() {
         let addresses = text.matches("://").count();
         let own = text.matches("http://www.w3.org/2000/svg").count();
         assert_eq!(addresses, own, "{path} names an address elsewhere");
+    }
+}
+
+#[test]
+fn a_character_may_bring_its_own_adapter() {
+    let served = Served::plain();
+    let charx = |weights: &str, config: &str| {
+        let mut file = CardFile::new(Card::from_character(&Character::from_name("Grace", "A sailor", "")));
+        file.add_asset("x_adapter", "adapter_config", "json", config.into()).unwrap();
+        file.add_asset("x_adapter", "adapter_model", "safetensors", weights.into()).unwrap();
+        file.write(CardFormat::Charx).unwrap().bytes
+    };
+    let import = |bytes: &[u8]| {
+        let (status, _, body) = served.ask("POST", "/v1/characters/import", "", bytes);
+        assert_eq!(status, 201, "{}", String::from_utf8_lossy(&body));
+        serde_json::from_slice::<Value>(&body).unwrap()
+    };
+    let answer = |model: &str| {
+        let (status, reply) =
+            served.json("POST", "/v1/chat/completions", &json!({"model": model, "messages": user("hi")}));
+        assert_eq!(status, 200, "{reply}");
+        reply["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let grace = import(&charx("Ahoy! ", "{}"));
+    assert_eq!(grace["adapter"], json!({"used": true}));
+    assert_eq!(grace["warnings"], json!([]));
+    let model = grace["model"].as_str().unwrap();
+    assert_eq!(answer(model), "Ahoy! You said: hi");
+    assert_eq!(answer("parrot"), "You said: hi");
+    // In a chat that is kept, too, unless another model is named.
+    let (_, session) = served.json("POST", "/v1/sessions", &json!({"character_id": grace["id"]}));
+    assert_eq!(session["own_adapter"], true);
+    let path = format!("/v1/sessions/{}", session["id"].as_str().unwrap());
+    served.events(&format!("{path}/messages"), &json!({"content": "hi"}));
+    served.events(&format!("{path}/answers"), &json!({"model": "parrot"}));
+    let (_, session) = served.json("GET", &path, &Value::Null);
+    let last = session["messages"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&last["content"], &last["model"]), (&json!("You said: hi"), &json!("parrot")));
+    let first = last["swipes"][0].clone();
+    let (_, session) = served.json("POST", &format!("{path}/leaf"), &json!({"message": first}));
+    let shown = session["messages"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!((&shown["content"], shown["model"].as_str().unwrap()), (&json!("Ahoy! You said: hi"), model));
+    // Brought again with other weights, it says other things; with ones that do not fit, the model speaks by itself.
+    import(&charx("Land! ", "{}"));
+    assert_eq!(answer(model), "Land! You said: hi");
+    let stranger = import(&charx("Ahoy! ", "null"));
+    assert_eq!(stranger["warnings"], json!(["its adapter is not used: it is of another model"]));
+    assert_eq!(stranger["adapter"], json!({"used": false, "problem": "it is of another model"}));
+    assert_eq!(answer(model), "You said: hi");
+}
+
+#[test]
+fn a_character_can_be_watched_while_it_is_made() {
+    let served = Served::plain();
+    let events = served.events("/v1/characters", &json!({"persona": "a sailor", "stream": true}));
+    let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["part", "asked", "piece", "created"]);
+    assert_eq!(events[2]["text"], "Name: Ada Holm");
+    let id = events[3]["character"]["id"].as_str().unwrap();
+    assert_eq!(served.json("GET", &format!("/v1/characters/{id}"), &Value::Null).0, 200);
+    let events = served.events("/v1/characters", &json!({"persona": "nobody", "stream": true}));
+    assert!(events.last().unwrap()["error"]["message"].as_str().unwrap().contains("no acceptable profile"));
+}
+
+#[test]
+fn runs_are_shown_while_they_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("first");
+    std::fs::create_dir(&run).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(run.join(name), text).unwrap();
+    write("recipe.toml", "title = \"A <b>run</b>\"\n");
+    write("progress.json", r#"{"stage": "training", "done": 2, "total": 9, "message": "loss 2", "time": 5}"#);
+    // The last line is being written.
+    write(
+        "metrics.jsonl",
+        "{\"step\":1,\"loss\":3.0}\n{\"step\":2,\"loss\":2.0,\"held_out_loss\":2.5}\n{\"step\":3,\"lo",
+    );
+    write("masks.json", r#"[{"id": "d1", "pieces": [{"text": "Hello", "trained": true}]}]"#);
+    std::fs::create_dir(folder.path().join("no run")).unwrap();
+    let lock = std::fs::File::create(run.join("run.lock")).unwrap();
+    lock.lock().unwrap();
+    let options = ServeOptions { runs: Some(folder.path().to_owned()), ..ServeOptions::default() };
+    let served = Served::start(Parrot::default(), options);
+    let (_, listed) = served.json("GET", "/v1/runs", &Value::Null);
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(listed["data"][0]["title"], "A <b>run</b>");
+    let (_, shown) = served.json("GET", "/v1/runs/first", &Value::Null);
+    assert_eq!((&shown["state"], &shown["progress"]["done"]), (&json!("running"), &json!(2)));
+    assert_eq!(shown["loss"].as_array().unwrap().len(), 2);
+    assert_eq!(shown["loss"][1], json!({"step": 2, "loss": 2.0, "held_out_loss": 2.5}));
+    assert_eq!(shown["masks"][0]["pieces"][0]["trained"], true);
+    assert_eq!(shown["report"], false);
+    assert_eq!(served.ask("GET", "/v1/runs/first/report", "", b"").0, 404);
+    drop(lock);
+    assert_eq!(served.json("GET", "/v1/runs/first", &Value::Null).1["state"], "stopped");
+    write("report.html", "<!doctype html><script>fetch('/v1/models')</script>");
+    assert_eq!(served.json("GET", "/v1/runs/first", &Value::Null).1["state"], "done");
+    let (status, head, _) = served.ask("GET", "/v1/runs/first/report", "", b"");
+    assert_eq!(status, 200);
+    // A page of its own origin, which may ask this server nothing.
+    assert!(head.contains("sandbox allow-scripts; default-src 'none'"), "{head}");
+    for path in ["/v1/runs/..", "/v1/runs/..%2Ffirst", "/v1/runs/no%20run", "/v1/runs/%2Fetc/report"] {
+        assert_eq!(served.ask("GET", path, "", b"").0, 404, "{path}");
     }
 }

@@ -27,7 +27,7 @@ mod trainer;
 pub use config::{Method, TrainConfig};
 pub use error::TrainError;
 pub use example::{Example, ExampleOptions, Examples, SkippedExample, build_examples};
-pub use masks::{Masks, show_masks};
+pub use masks::{MaskedPiece, Masks, masked_pieces, show_masks};
 pub use memory::MemoryEstimate;
 pub use packing::{Pack, Piece, pack};
 pub use preference::{PreferenceExample, build_preferences};

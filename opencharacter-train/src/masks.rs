@@ -3,6 +3,8 @@ use std::fmt::Write as _;
 use opencharacter_nn::{PackedBatch, Tokenizer};
 use serde::Serialize;
 
+use crate::Example;
+
 /// A packed batch as the trainer sees it, for other programs: to be trained by a peer, or checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Masks<'a> {
@@ -49,6 +51,40 @@ pub fn show_masks(batch: &PackedBatch, tokenizer: &Tokenizer) -> String {
         }
     }
     text
+}
+
+/// A piece of a dialogue's text, and whether predicting it is trained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MaskedPiece {
+    /// A token's text, or that of several where a character is spread over them; a special token's name.
+    pub text: String,
+    /// Whether the first of its tokens is trained.
+    pub trained: bool,
+}
+
+/// A dialogue token by token, for a person to look at.
+pub fn masked_pieces(example: &Example, tokenizer: &Tokenizer) -> Vec<MaskedPiece> {
+    /// A character has at most so many bytes, and tokens may be single bytes.
+    const LONGEST: usize = 4;
+    let mut pieces = Vec::new();
+    let mut place = 0;
+    while let Some(&token) = example.tokens.get(place) {
+        let trained = example.trained[place] && place > 0;
+        if tokenizer.is_special(token) {
+            pieces.push(MaskedPiece { text: tokenizer.token_name(token), trained });
+            place += 1;
+            continue;
+        }
+        let ends = place + 1..=example.tokens.len().min(place + LONGEST);
+        let bytes = |end: usize| -> Vec<u8> {
+            example.tokens[place..end].iter().flat_map(|&token| tokenizer.token_bytes(token)).copied().collect()
+        };
+        let whole = ends.clone().find_map(|end| Some((end, String::from_utf8(bytes(end)).ok()?)));
+        let (end, text) = whole.unwrap_or_else(|| (place + 1, String::from_utf8_lossy(&bytes(place + 1)).into_owned()));
+        pieces.push(MaskedPiece { text, trained });
+        place = end;
+    }
+    pieces
 }
 
 #[cfg(test)]

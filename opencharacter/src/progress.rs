@@ -1,11 +1,24 @@
 use std::{
     cell::Cell,
     io::IsTerminal as _,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use crate::output;
+
+/// Where progress is also kept: a process works in one folder at most.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// From now on, what stages say is also in the folder's `progress.json`, for who looks from outside.
+pub fn keep_in(folder: &Path) {
+    // A second folder of one process has its progress shown in the first.
+    let _ = FOLDER.set(folder.to_owned());
+}
 
 /// Progress of one stage on standard error: a bar on a terminal, a line now and then elsewhere.
 pub struct Stage {
@@ -15,6 +28,8 @@ pub struct Stage {
     started: Instant,
     /// When something was shown last.
     shown: Mutex<Option<Instant>>,
+    /// When it was last kept in the folder.
+    kept: Mutex<Option<Instant>>,
 }
 
 /// Seconds between two lines where there is no terminal.
@@ -32,7 +47,7 @@ impl Stage {
         bar.set_prefix(name.clone());
         bar.enable_steady_tick(Duration::from_millis(500));
         let plain = (!std::io::stderr().is_terminal()).then(|| Mutex::new(Cell::new(Instant::now())));
-        Self { name, bar, plain, started: Instant::now(), shown: Mutex::new(None) }
+        Self { name, bar, plain, started: Instant::now(), shown: Mutex::new(None), kept: Mutex::new(None) }
     }
 
     /// A stage that counts bytes.
@@ -59,6 +74,7 @@ impl Stage {
     /// `done` of `total`, with what else there is to say.
     pub fn set(&self, done: usize, total: usize, message: impl Into<String>) {
         let message = message.into();
+        self.keep(done, total, &message);
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         if let Some(last) = &self.plain
@@ -71,6 +87,21 @@ impl Stage {
             eprintln!("{}: {done}/{total}, {left:.0} s left  {message}", self.name);
         }
         self.bar.set_message(message);
+    }
+
+    /// Keeps where the stage is in the folder: at once when it begins or is complete, otherwise once a second.
+    fn keep(&self, done: usize, total: usize, message: &str) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let Some(folder) = FOLDER.get() else { return };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if done < total && kept.is_some_and(|at| at.elapsed() < EVERY) {
+            return;
+        }
+        *kept = Some(Instant::now());
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let progress = json!({"stage": self.name, "done": done, "total": total, "message": message, "time": since});
+        // What cannot be kept is only not seen from outside; the work itself says so where the disk is full.
+        let _ = output::json_file(&folder.join("progress.json"), &progress);
     }
 
     /// Ends the stage with one line that stays.

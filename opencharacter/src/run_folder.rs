@@ -1,9 +1,17 @@
 use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::progress;
+
+/// Who only looks whether somebody works here (`serve` does) has the lock for a moment.
+const LOOKS: usize = 5;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A folder that this process alone works in, for as long as this lives.
 #[derive(Debug)]
@@ -22,8 +30,19 @@ impl RunFolder {
             File::options().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
                 format!("cannot write in `{}`; choose a folder that can be written", path.display())
             })?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.into(), _lock: lock }),
+        let mut taken = lock.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(taken, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            thread::sleep(LOOK);
+            taken = lock.try_lock();
+        }
+        match taken {
+            Ok(()) => {
+                progress::keep_in(path);
+                Ok(Self { path: path.into(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => {
                 bail!("another process is working in `{}`; wait for it or choose another folder", path.display())
             }

@@ -9,7 +9,7 @@ use opencharacter_core::{
     TextSink,
 };
 use opencharacter_engine::{Engine, EngineOptions};
-use opencharacter_serve::{Inventor, ServeOptions, ServedModel, Server};
+use opencharacter_serve::{Heard, Listener, ServeOptions, ServedModel, Server, Workshop};
 use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
 use tokio::runtime::Handle;
@@ -35,11 +35,12 @@ pub async fn command(arguments: &ServeArguments, interrupt: &Interrupt) -> Resul
     };
     let engine = models::engine(&models::load(&arguments.model)?, EngineOptions::default())?;
     let served = served_models(arguments, &engine)?;
-    let inventor = Arc::new(EngineInventor { engine: served[0].1.clone(), seed: arguments.seed });
+    let workshop = Arc::new(EngineWorkshop { base: engine, first: served[0].1.clone(), seed: arguments.seed });
     let options = ServeOptions {
         address: arguments.listen,
         key,
         database: (!arguments.forget).then(|| arguments.database.clone().unwrap_or_else(default_database)),
+        runs: Some(arguments.runs.clone()),
         most_answers: arguments.most_answers,
         answer_tokens: arguments.max_tokens,
         most_tokens: arguments.most_tokens.unwrap_or(usize::MAX),
@@ -47,7 +48,7 @@ pub async fn command(arguments: &ServeArguments, interrupt: &Interrupt) -> Resul
     };
     let served: Vec<(String, Arc<dyn ServedModel>)> =
         served.into_iter().map(|(name, engine)| (name, Arc::new(Served(engine)) as Arc<dyn ServedModel>)).collect();
-    let server = Server::bind(options, served, inventor)?;
+    let server = Server::bind(options, served, workshop)?;
     if !cards.is_empty() {
         let added = server.add_cards(&cards)?;
         eprintln!("{added} new characters of {}", cards.len());
@@ -161,15 +162,17 @@ impl ServedModel for Served {
     }
 }
 
-/// Has the model that answers first write characters.
-struct EngineInventor {
-    engine: Engine,
+/// Has the model that answers first write characters, and loads adapters beside it.
+struct EngineWorkshop {
+    base: Engine,
+    first: Engine,
     seed: u64,
 }
 
-impl Inventor for EngineInventor {
-    fn invent(&self, persona: String) -> BoxFuture<'_, Result<Card, String>> {
-        let (engine, seed, runtime) = (self.engine.clone(), self.seed, Handle::current());
+impl Workshop for EngineWorkshop {
+    fn invent(&self, persona: String, listener: Listener) -> BoxFuture<'_, Result<Card, String>> {
+        let (engine, seed, runtime) =
+            (Overheard { engine: self.first.clone(), listener }, self.seed, Handle::current());
         // On a thread of its own: making a character waits for calls of its own, and its futures stay on one thread.
         let work = tokio::task::spawn_blocking(move || runtime.block_on(new_card(&engine, &persona, seed)));
         Box::pin(async move {
@@ -179,13 +182,55 @@ impl Inventor for EngineInventor {
             }
         })
     }
+
+    fn adapted(&self, config: &[u8], weights: &[u8]) -> Result<Arc<dyn ServedModel>, String> {
+        let folder = tempfile::tempdir().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+        let write = |name: &str, content: &[u8]| std::fs::write(folder.path().join(name), content);
+        write("adapter_config.json", config)
+            .and_then(|()| write("adapter_model.safetensors", weights))
+            .map_err(|error| format!("cannot write in the folder of temporary files: {error}"))?;
+        let engine = models::adapted(&self.base, folder.path()).map_err(|error| format!("{error:#}"))?;
+        Ok(Arc::new(Served(engine)))
+    }
 }
 
-async fn new_card(engine: &Engine, persona: &str, seed: u64) -> Result<Card> {
+async fn new_card(model: &Overheard, persona: &str, seed: u64) -> Result<Card> {
     let notebook = Notebook::new()?;
     let persona = Persona::new(persona, "", "");
-    let character: Character = invent(&persona, notebook.model(engine), seed)
+    (model.listener)(Heard::Part("profile"));
+    let character: Character = invent(&persona, notebook.model(model), seed)
         .await?
         .context("no acceptable profile came out; say a little more about the character")?;
-    card_with_words(&character, notebook.model(engine), seed).await
+    (model.listener)(Heard::Part("greetings and example dialogue"));
+    card_with_words(&character, notebook.model(model), seed).await
+}
+
+/// The engine, with somebody who hears what it writes.
+struct Overheard {
+    engine: Engine,
+    listener: Listener,
+}
+
+impl Generate for Overheard {
+    fn fingerprint(&self) -> &str {
+        self.engine.fingerprint()
+    }
+
+    fn concurrency(&self) -> usize {
+        self.engine.concurrency()
+    }
+
+    fn generate(&self, request: GenerateRequest) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        (self.listener)(Heard::Asked);
+        let listener = Arc::clone(&self.listener);
+        self.engine.stream(request, Box::new(move |piece| listener(Heard::Piece(piece.to_owned()))))
+    }
+
+    fn stream(&self, request: GenerateRequest, sink: TextSink) -> BoxFuture<'_, Result<Completion, GenerateError>> {
+        self.engine.stream(request, sink)
+    }
+
+    fn score(&self, request: ScoreRequest) -> BoxFuture<'_, Result<Score, GenerateError>> {
+        self.engine.score(request)
+    }
 }

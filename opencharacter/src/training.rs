@@ -7,9 +7,10 @@ use opencharacter_core::{Character, Dialogue, SystemPrompt};
 use opencharacter_nn::{LinearName, LoraAdapter, LoraConfig, Model};
 use opencharacter_train::{
     Example, ExampleOptions, Examples, Job, Masks, MemoryEstimate, Method, Outcome, Piece, PreferenceExample,
-    ProfileDropout, Task, TrainConfig, TrainError, TrainProgress, Trained, build_examples, build_preferences, pack,
-    show_masks,
+    ProfileDropout, Task, TrainConfig, TrainError, TrainProgress, Trained, build_examples, build_preferences,
+    masked_pieces, pack, show_masks,
 };
+use serde_json::json;
 
 use crate::{
     cli::TrainArguments,
@@ -198,6 +199,7 @@ fn said<T>(built: Examples<T>, kind: &str) -> Result<Vec<T>> {
 /// Training with a progress bar.
 pub fn train(job: Job<'_>, out: &Path, interrupt: &Interrupt) -> Result<Trained> {
     announce(&job);
+    keep_masks(&job, out)?;
     let stage = Stage::new("training", "steps");
     let progress = |progress: TrainProgress<'_>| match progress {
         TrainProgress::Reference { done, total } => stage.set(done, total, "reference, pairs"),
@@ -220,6 +222,18 @@ pub fn train(job: Job<'_>, out: &Path, interrupt: &Interrupt) -> Result<Trained>
             Ok(trained)
         }
     }
+}
+
+/// Keeps what is trained of the first dialogues, token by token, for a person to look at (`serve` shows it).
+fn keep_masks(job: &Job<'_>, out: &Path) -> Result<()> {
+    const KEPT: usize = 5;
+    let Task::Dialogues { train, .. } = job.task else { return Ok(()) };
+    let masks: Vec<_> = train
+        .iter()
+        .take(KEPT)
+        .map(|example| json!({"id": example.id, "pieces": masked_pieces(example, &job.model.tokenizer)}))
+        .collect();
+    output::json_file(&out.join("masks.json"), &masks)
 }
 
 /// Says what is about to be trained, and what memory it will take.

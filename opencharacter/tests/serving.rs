@@ -101,17 +101,25 @@ fn a_card_is_created_served_and_packed() {
     let greeting = server.post("/v1/chat/completions", &json!({"model": format!("character/{id}"), "messages": []}));
     assert!(!greeting["choices"][0]["message"]["content"].as_str().unwrap().is_empty(), "{greeting}");
     // An adapter travels with its character, in a CHARX and in nothing else.
-    let adapter = folder.path().join("adapter");
-    fs::create_dir(&adapter).unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        fs::write(adapter.join(name), name).unwrap();
-    }
-    line(&["card", "convert", "cards/keeper.png", "--adapter", "adapter", "--out", "keeper.charx"]);
-    let archive = fs::read(folder.path().join("keeper.charx")).unwrap();
-    let names = String::from_utf8_lossy(&archive).into_owned();
-    assert!(names.contains("assets/x_adapter/ai/adapter_model.safetensors"), "the archive has no adapter");
+    let dialogues = concat!(env!("CARGO_MANIFEST_DIR"), "/../benchsuite/clients/dialogues.jsonl");
+    line(&["train", "--dialogues", dialogues, "--epochs", "1", "--rank", "2", "--out", "run"]);
+    line(&["card", "convert", "cards/keeper.png", "--adapter", "run/adapter", "--out", "own.charx"]);
+    let bytes = fs::read(folder.path().join("own.charx")).unwrap();
+    let brought = |bytes: &[u8]| -> Value {
+        let sent = ureq::post(format!("{}/v1/characters/import", server.address)).send(bytes).unwrap();
+        serde_json::from_str(&sent.into_body().read_to_string().unwrap()).unwrap()
+    };
+    assert_eq!(brought(&bytes)["adapter"], json!({"used": true}));
+    // One that says it is larger than it is: the character speaks without it.
+    let config = fs::read_to_string(folder.path().join("run/adapter/adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["r"] = json!(1_000_000_000_000_u64);
+    fs::write(folder.path().join("run/adapter/adapter_config.json"), config.to_string()).unwrap();
+    line(&["card", "convert", "cards/keeper.png", "--adapter", "run/adapter", "--out", "large.charx"]);
+    let large = brought(&fs::read(folder.path().join("large.charx")).unwrap());
+    assert_eq!(large["adapter"]["used"], false, "{large}");
     let mut refused = program();
-    let words = ["card", "convert", "cards/keeper.png", "--adapter", "adapter", "--out", "keeper.json"];
+    let words = ["card", "convert", "cards/keeper.png", "--adapter", "run/adapter", "--out", "keeper.json"];
     let refused = refused.current_dir(folder.path()).args(words).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
 }

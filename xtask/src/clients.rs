@@ -2,8 +2,8 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -35,7 +35,9 @@ pub fn test(workspace: &Workspace) -> Result<()> {
     std::fs::copy(scripts.join("openai_client.mjs"), node.join("openai_client.mjs"))
         .context("the npm client cannot be copied")?;
     workspace.fetch_model()?;
-    let adapter = adapter(workspace)?;
+    let runs = workspace.target_path("clients-runs");
+    let adapter = runs.join("ended/adapter");
+    run(&mut training(workspace, &runs.join("ended"), 8))?;
 
     let server = Server::start(workspace, &adapter, None)?;
     run(workspace.command(&python).arg(scripts.join("openai_client.py")).arg(server.api()))?;
@@ -43,10 +45,16 @@ pub fn test(workspace: &Workspace) -> Result<()> {
     drop(server);
 
     let server = Server::start(workspace, &adapter, None)?;
+    // Begun anew, and longer than anybody looks at it.
+    let live = runs.join("live");
+    if live.exists() {
+        std::fs::remove_dir_all(&live).with_context(|| format!("cannot remove `{}`", live.display()))?;
+    }
+    let live = Ended(training(workspace, &live, 10_000).spawn().context("the training cannot be started")?);
     let screenshots = workspace.target_path("screenshots");
     run(workspace.command(&python).arg(scripts.join("browser.py")).arg(&server.address).arg(&screenshots))?;
     eprintln!("screenshots: {}", screenshots.display());
-    drop(server);
+    drop((server, live));
 
     // Short answers: it asks hundreds of questions.
     let server = Server::start(workspace, &adapter, Some(8))?;
@@ -55,37 +63,48 @@ pub fn test(workspace: &Workspace) -> Result<()> {
     drop(server);
 
     let server = Server::start(workspace, &adapter, None)?;
-    let pid = server.child.id().to_string();
+    let pid = server.child.0.id().to_string();
     run(workspace.command(&python).arg(scripts.join("load.py")).arg(&server.address).args(["--pid", &pid]))
 }
 
-/// An adapter that was trained for a moment, so that there are two models to compare.
-fn adapter(workspace: &Workspace) -> Result<PathBuf> {
-    let out = workspace.target_path("clients-adapter");
+/// A training on a few dialogues: its adapter makes two models to compare, and its folder is a run to look at.
+fn training(workspace: &Workspace, out: &Path, epochs: usize) -> Command {
     let mut train = workspace.command(workspace.target_path("release/opencharacter"));
     train.arg("train").arg("--dialogues").arg(workspace.path(SCRIPTS).join("dialogues.jsonl"));
-    run(train.args(["--epochs", "2", "--out"]).arg(&out))?;
-    Ok(out.join("adapter"))
+    train.args(["--pack-tokens", "256", "--epochs", &epochs.to_string(), "--out"]).arg(out);
+    train
+}
+
+/// A process that ends with this value.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // If it is gone already, so much the better.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A server that ends with this value.
 struct Server {
-    child: Child,
+    child: Ended,
     address: String,
 }
 
 impl Server {
-    fn start(workspace: &Workspace, adapter: &std::path::Path, longest: Option<usize>) -> Result<Self> {
+    fn start(workspace: &Workspace, adapter: &Path, longest: Option<usize>) -> Result<Self> {
         let mut command = workspace.command(workspace.target_path("release/opencharacter"));
         command.args(["serve", "--forget", "--listen", "127.0.0.1:0"]);
         if let Some(tokens) = longest {
             command.args(["--most-tokens", &tokens.to_string()]);
         }
         command.arg("--adapter").arg(format!("tuned={}", adapter.display()));
+        command.arg("--runs").arg(workspace.target_path("clients-runs"));
         let mut child = command.stdout(Stdio::piped()).spawn().context("the server cannot be started")?;
         let mut address = String::new();
         let printed = child.stdout.take().map(|stdout| BufReader::new(stdout).read_line(&mut address));
-        let server = Self { child, address: address.trim().to_owned() };
+        let server = Self { child: Ended(child), address: address.trim().to_owned() };
         if !matches!(printed, Some(Ok(1..))) {
             bail!("the server did not start");
         }
@@ -94,13 +113,5 @@ impl Server {
 
     fn api(&self) -> String {
         format!("{}/v1", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // If it is gone already, so much the better.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -1,4 +1,5 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients` and `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients`, `fuzz` and
+//! `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
@@ -6,6 +7,7 @@
 mod clients;
 mod cuda;
 mod debian;
+mod fuzz;
 mod golden;
 mod stores;
 mod workspace;
@@ -43,6 +45,12 @@ enum Task {
     Browser,
     /// Install clients of the server (the `openai` packages, schemathesis, Chromium) and let each of them at it.
     Clients,
+    /// Let a fuzzer at what strangers send: cards as JSON, PNG and CHARX, and requests.
+    Fuzz {
+        /// How long, for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
     Cuda,
 }
@@ -64,6 +72,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test => test(&workspace),
         Task::Ci => {
             workspace.cargo(&["fmt", "--all", "--check"])?;
+            workspace.cargo(&["fmt", "--manifest-path", fuzz::MANIFEST, "--check"])?;
             workspace.cargo(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
             test(&workspace)
         }
@@ -77,6 +86,7 @@ fn run(task: Task) -> Result<()> {
             workspace.cargo(&["test", "--release", "--workspace", "--test", "viewer", "--", "--ignored"])
         }
         Task::Clients => clients::test(&workspace),
+        Task::Fuzz { seconds } => fuzz::run_all(&workspace, seconds),
         Task::Cuda => cuda::build(&workspace),
     }
 }

@@ -137,6 +137,16 @@ impl Tokenizer {
         }
     }
 
+    /// The tokens of `text` as a document of its own. An empty one is what stands between documents: the token that
+    /// begins a text, or else one that ends one.
+    pub fn encode_document(&self, text: &str) -> Vec<u32> {
+        let tokens = self.encode_after(&[], text);
+        if tokens.is_empty() {
+            return self.begin_of_text.or(self.end_of_text.first().copied()).into_iter().collect();
+        }
+        tokens
+    }
+
     /// Where the first special token begins in `text`, in bytes; its end where there is none.
     fn first_special(&self, text: &str) -> usize {
         let encoding = self.inner.encode(text, false).ok();

@@ -1,9 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use futures_util::future::try_join_all;
@@ -11,11 +8,14 @@ use opencharacter_core::{Completion, FinishReason, GenerateError, GenerateReques
 use serde_json::{Value, json};
 
 use super::{
-    CHARACTER, log_probs,
+    CHARACTER,
+    answer::{Heading, end_stream, finish_reason, usage},
+    log_probs,
     request::{ChatRequest, MOST_LOG_PROBS, conversation},
-    stream::{EventStream, Events, sent_events},
+    stream::{EventStream, Events, Opening},
 };
 use crate::{
+    adapters::speaker,
     app::App,
     character_chat::{Chat, prompt_of},
     error::ApiError,
@@ -23,15 +23,12 @@ use crate::{
     respond::{Json, found},
 };
 
-/// What is to be asked, of whom, and under which names it is answered.
+/// What is to be asked, and of whom.
 struct Asked {
     app: Arc<App>,
     model: Arc<dyn ServedModel>,
     requests: Vec<GenerateRequest>,
-    /// What the client called the model.
-    name: String,
-    id: String,
-    created: u64,
+    heading: Heading,
     usage: bool,
     /// A character's greeting needs no model.
     greeting: Option<String>,
@@ -42,19 +39,20 @@ pub(crate) async fn chat_completions(
     State(app): State<Arc<App>>,
     Json(request): Json<ChatRequest>,
 ) -> Result<Response, ApiError> {
-    let asked = read(&app, &request)?;
+    let asked = read(&app, &request).await?;
     if request.common.streams() {
         let place = app.gate.enter()?;
-        return Ok(sent_events(EventStream::start(move |events| async move {
+        let events = EventStream::start(move |events| async move {
             asked.stream(&events).await;
             drop(place);
-        })));
+        });
+        return events.into_response().await;
     }
     let _place = app.gate.enter()?;
     asked.whole().await
 }
 
-fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
+async fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
     let messages = conversation(&request.messages)?;
     let schema = request.response_format.as_ref().map_or(Ok(None), super::request::ResponseFormat::schema)?;
     let log_probs = log_probs_wanted(request)?;
@@ -65,7 +63,7 @@ fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
     let mut greeting = None;
     let (model, messages) = if let Some(character) = name.strip_prefix(CHARACTER) {
         let card = app.store.card(character)?.ok_or_else(|| ApiError::no_model(&name))?;
-        let model = app.models.first().1;
+        let (_, model) = speaker(app, character, &card).await?;
         greeting = first_words(&card, &messages, request.user.as_deref());
         let system: Vec<&str> = messages
             .iter()
@@ -84,7 +82,8 @@ fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
             seed: sampling.seed,
             answer_tokens: sampling.max_tokens,
         };
-        (Arc::clone(model), if greeting.is_some() { messages } else { prompt_of(chat, &**model)?.messages() })
+        let messages = if greeting.is_some() { messages } else { prompt_of(chat, &*model)?.messages() };
+        (model, messages)
     } else {
         (Arc::clone(app.models.get(&name).ok_or_else(|| ApiError::no_model(&name))?), messages)
     };
@@ -97,10 +96,9 @@ fn read(app: &Arc<App>, request: &ChatRequest) -> Result<Asked, ApiError> {
         schema: schema.clone(),
         log_probs,
     });
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let id = format!("chatcmpl-{}", crate::id::random_id());
+    let heading = Heading::new("chatcmpl", name);
     let usage = request.common.streams_usage();
-    Ok(Asked { app: Arc::clone(app), model, requests: requests.collect(), name, id, created, usage, greeting })
+    Ok(Asked { app: Arc::clone(app), model, requests: requests.collect(), heading, usage, greeting })
 }
 
 /// The greeting, where nobody has said anything yet.
@@ -116,26 +114,6 @@ fn log_probs_wanted(request: &ChatRequest) -> Result<Option<usize>, ApiError> {
         return Err(ApiError::field("top_logprobs", format!("`top_logprobs` is {top}; at most {MOST_LOG_PROBS}")));
     }
     Ok((request.logprobs == Some(true)).then_some(top))
-}
-
-pub(super) fn finish_reason(finish: FinishReason) -> &'static str {
-    match finish {
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
-}
-
-pub(super) fn usage<'c>(completions: impl Iterator<Item = &'c Completion> + Clone) -> Value {
-    // The prompt is one, however many answers it gets.
-    let prompt = completions.clone().map(|completion| completion.prompt_tokens).max().unwrap_or(0);
-    let cached = completions.clone().map(|completion| completion.cached_tokens).min().unwrap_or(0);
-    let completion: usize = completions.map(|completion| completion.completion_tokens).sum();
-    json!({
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    })
 }
 
 impl Asked {
@@ -167,44 +145,25 @@ impl Asked {
                 })
             })
             .collect();
-        Ok(found(&json!({
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self.created,
-            "model": self.name,
-            "choices": choices,
-            "usage": usage(completions.iter()),
-        })))
+        let mut document = self.heading.document("chat.completion", &choices);
+        document["usage"] = usage(completions.iter());
+        Ok(found(&document))
     }
 
     fn chunk(&self, index: usize, delta: &Value, finish: Option<FinishReason>, log_probs: Option<&Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": "chat.completion.chunk",
-            "created": self.created,
-            "model": self.name,
-            "choices": [{
-                "index": index,
-                "delta": delta,
-                "logprobs": log_probs,
-                "finish_reason": finish.map(finish_reason),
-            }],
-        })
+        let choice = json!({
+            "index": index,
+            "delta": delta,
+            "logprobs": log_probs,
+            "finish_reason": finish.map(finish_reason),
+        });
+        self.heading.document("chat.completion.chunk", &[choice])
     }
 
     async fn stream(self, events: &Events) {
         let calls = self.requests.iter().enumerate().map(|(index, request)| self.one_stream(index, request, events));
-        let completions = match try_join_all(calls).await {
-            Ok(completions) => completions,
-            Err(error) => return events.send(&ApiError::from(error).to_json()),
-        };
-        if self.usage {
-            let mut last = self.chunk(0, &json!({}), None, None);
-            last["choices"] = json!([]);
-            last["usage"] = usage(completions.iter());
-            events.send(&last);
-        }
-        events.done();
+        let last = self.usage.then(|| self.heading.document("chat.completion.chunk", &[]));
+        end_stream(events, calls, last).await;
     }
 
     async fn one_stream(
@@ -213,28 +172,33 @@ impl Asked {
         request: &GenerateRequest,
         events: &Events,
     ) -> Result<Completion, GenerateError> {
-        events.send(&self.chunk(index, &json!({"role": "assistant", "content": ""}), None, None));
+        let first = || Some(self.chunk(index, &json!({"role": "assistant", "content": ""}), None, None));
+        let mut opening = Opening::new(events, first());
         let completion = match (&self.greeting, request.log_probs) {
             (Some(text), _) => {
-                events.send(&self.chunk(index, &json!({"content": text}), None, None));
+                opening.send(&self.chunk(index, &json!({"content": text}), None, None));
                 spoken(text)
             }
             (None, None) => {
                 let _open = self.app.metrics.open();
-                let (sender, head) = (events.clone(), self.chunk(index, &json!({}), None, None));
+                let (mut pieces, head) = (Opening::new(events, first()), self.chunk(index, &json!({}), None, None));
                 let sink = Box::new(move |piece: &str| {
                     let mut chunk = head.clone();
                     chunk["choices"][0]["delta"] = json!({"content": piece});
-                    sender.send(&chunk);
+                    pieces.send(&chunk);
                 });
-                self.model.stream(request.clone(), sink).await?
+                let completion = self.model.stream(request.clone(), sink).await?;
+                if completion.text.is_empty() {
+                    opening.open();
+                }
+                completion
             }
             // What is known of a token is known when the answer is whole.
             (None, Some(_)) => {
                 let _open = self.app.metrics.open();
                 let completion = self.model.generate(request.clone()).await?;
                 let known = log_probs::chat(&completion.log_probs);
-                events.send(&self.chunk(index, &json!({"content": completion.text}), None, Some(&known)));
+                opening.send(&self.chunk(index, &json!({"content": completion.text}), None, Some(&known)));
                 completion
             }
         };

@@ -1,9 +1,6 @@
 //! `POST /v1/completions`.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use futures_util::future::try_join_all;
@@ -11,10 +8,10 @@ use opencharacter_core::{Completion, GenerateError, Sampling};
 use serde_json::{Value, json};
 
 use super::{
-    chat::{finish_reason, usage},
+    answer::{Heading, end_stream, finish_reason, usage},
     log_probs,
     request::{MOST_LOG_PROBS, Prompt, TextRequest},
-    stream::{EventStream, Events, sent_events},
+    stream::{EventStream, Events, Opening},
 };
 use crate::{
     app::App,
@@ -33,9 +30,7 @@ struct Asked {
     calls: Vec<(String, Sampling)>,
     log_probs: Option<usize>,
     echo: bool,
-    name: String,
-    id: String,
-    created: u64,
+    heading: Heading,
     usage: bool,
 }
 
@@ -47,10 +42,11 @@ pub(crate) async fn completions(
     let asked = read(&app, &request)?;
     let place = app.gate.enter()?;
     if request.common.streams() {
-        return Ok(sent_events(EventStream::start(move |events| async move {
+        let events = EventStream::start(move |events| async move {
             asked.stream(&events).await;
             drop(place);
-        })));
+        });
+        return events.into_response().await;
     }
     asked.whole().await
 }
@@ -63,8 +59,8 @@ fn read(app: &Arc<App>, request: &TextRequest) -> Result<Asked, ApiError> {
         Prompt::One(text) => vec![text.clone()],
         Prompt::Several(texts) => texts.clone(),
     };
-    if prompts.is_empty() || prompts.len() > MOST_PROMPTS || prompts.iter().any(String::is_empty) {
-        return Err(ApiError::field("prompt", format!("expected 1 to {MOST_PROMPTS} prompts that are not empty")));
+    if prompts.is_empty() || prompts.len() > MOST_PROMPTS {
+        return Err(ApiError::field("prompt", format!("expected 1 to {MOST_PROMPTS} prompts")));
     }
     if request.logprobs.is_some_and(|top| top > MOST_LOG_PROBS) {
         return Err(ApiError::field("logprobs", format!("at most {MOST_LOG_PROBS}")));
@@ -81,22 +77,14 @@ fn read(app: &Arc<App>, request: &TextRequest) -> Result<Asked, ApiError> {
         calls: calls.collect(),
         log_probs: request.logprobs,
         echo: request.echo == Some(true),
-        name,
-        id: format!("cmpl-{}", crate::id::random_id()),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        heading: Heading::new("cmpl", name),
         usage: request.common.streams_usage(),
     })
 }
 
 impl Asked {
     fn document(&self, choices: &[Value]) -> Value {
-        json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.name,
-            "choices": choices,
-        })
+        self.heading.document("text_completion", choices)
     }
 
     async fn whole(self) -> Result<Response, ApiError> {
@@ -126,44 +114,39 @@ impl Asked {
 
     async fn stream(self, events: &Events) {
         let calls = (0..self.calls.len()).map(|index| self.one_stream(index, events));
-        let completions = match try_join_all(calls).await {
-            Ok(completions) => completions,
-            Err(error) => return events.send(&ApiError::from(error).to_json()),
-        };
-        if self.usage {
-            let mut last = self.document(&[]);
-            last["usage"] = usage(completions.iter());
-            events.send(&last);
-        }
-        events.done();
+        let last = self.usage.then(|| self.document(&[]));
+        end_stream(events, calls, last).await;
     }
 
     async fn one_stream(&self, index: usize, events: &Events) -> Result<Completion, GenerateError> {
         let (prompt, sampling) = &self.calls[index];
-        let choice = |text: &str, finish: Option<&str>, known: Option<Value>| {
-            [json!({"index": index, "text": text, "logprobs": known, "finish_reason": finish})]
+        let chunk = |text: &str, finish: Option<&str>, known: Option<Value>| {
+            self.document(&[json!({"index": index, "text": text, "logprobs": known, "finish_reason": finish})])
         };
         let _open = self.app.metrics.open();
-        if self.echo {
-            events.send(&self.document(&choice(prompt, None, None)));
-        }
+        let echo = || self.echo.then(|| chunk(prompt, None, None));
+        let mut opening = Opening::new(events, echo());
         let sink: Option<opencharacter_core::TextSink> = if self.log_probs.is_some() {
             None
         } else {
-            let (sender, head) = (events.clone(), self.document(&choice("", None, None)));
+            let (mut pieces, head) = (Opening::new(events, echo()), chunk("", None, None));
             Some(Box::new(move |piece: &str| {
                 let mut chunk = head.clone();
                 chunk["choices"][0]["text"] = piece.into();
-                sender.send(&chunk);
+                pieces.send(&chunk);
             }))
         };
+        let in_pieces = sink.is_some();
         let completion = self.model.complete(prompt, sampling.clone(), self.log_probs, sink).await?;
         self.app.metrics.answered(&completion);
-        if self.log_probs.is_some() {
-            let known = log_probs::text(&completion.log_probs);
-            events.send(&self.document(&choice(&completion.text, None, Some(known))));
+        if !in_pieces || completion.text.is_empty() {
+            opening.open();
         }
-        events.send(&self.document(&choice("", Some(finish_reason(completion.finish)), None)));
+        if !in_pieces {
+            let known = log_probs::text(&completion.log_probs);
+            events.send(&chunk(&completion.text, None, Some(known)));
+        }
+        events.send(&chunk("", Some(finish_reason(completion.finish)), None));
         Ok(completion)
     }
 }

@@ -1,5 +1,6 @@
 //! The API that `OpenAI`'s clients speak.
 
+mod answer;
 mod chat;
 mod completions;
 mod log_probs;
@@ -11,11 +12,12 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde_json::{Value, json};
 
+pub use self::request::check_request;
 pub(crate) use self::{
     chat::chat_completions,
     completions::completions,
     request::default_sampling,
-    stream::{EventStream, sent_events},
+    stream::{EventStream, Events},
 };
 use crate::{
     app::App,

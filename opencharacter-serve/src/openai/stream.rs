@@ -8,49 +8,71 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, stream};
 use hyper::{
     StatusCode,
     header::{CACHE_CONTROL, HeaderValue},
 };
 use serde_json::Value;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::respond::response;
+use crate::{error::ApiError, respond::response};
 
-/// A task that ends when nobody waits for it any more: a client that leaves frees its place in the model's batch.
-pub(crate) struct AbortOnDrop(pub(crate) JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Events of one answer, whose task ends with them.
+/// Events of one answer. Their task ends with them: a client that leaves frees its place in the model's batch.
 pub(crate) struct EventStream {
-    events: mpsc::UnboundedReceiver<Bytes>,
-    _task: AbortOnDrop,
+    events: mpsc::UnboundedReceiver<Result<Bytes, ApiError>>,
+    // Dropped, a set ends its tasks.
+    _task: JoinSet<()>,
 }
 
 /// Where events go; an answer bounds how many wait.
 #[derive(Clone)]
-pub(crate) struct Events(mpsc::UnboundedSender<Bytes>);
+pub(crate) struct Events(mpsc::UnboundedSender<Result<Bytes, ApiError>>);
 
 impl Events {
     /// One event with a document.
     pub(crate) fn send(&self, document: &Value) {
-        self.write(format!("data: {document}\n\n"));
+        self.write(Ok(format!("data: {document}\n\n").into()));
     }
 
     /// The last event of the API's streams.
     pub(crate) fn done(&self) {
-        self.write("data: [DONE]\n\n".to_owned());
+        self.write(Ok("data: [DONE]\n\n".into()));
     }
 
-    fn write(&self, text: String) {
+    /// Ends with an error: an event where others have gone before it, the whole reply where it is the first.
+    pub(crate) fn fail(&self, error: ApiError) {
+        self.write(Err(error));
+    }
+
+    fn write(&self, event: Result<Bytes, ApiError>) {
         // Nobody listens any more: the task is about to end.
-        let _ = self.0.send(text.into());
+        let _ = self.0.send(event);
+    }
+}
+
+/// Events of which the first waits for the second: a request that is refused is then an error and not an answer that
+/// has begun.
+pub(super) struct Opening {
+    events: Events,
+    first: Option<Value>,
+}
+
+impl Opening {
+    pub(super) fn new(events: &Events, first: Option<Value>) -> Self {
+        Self { events: events.clone(), first }
+    }
+
+    /// Sends the first event if it has not gone yet.
+    pub(super) fn open(&mut self) {
+        if let Some(first) = self.first.take() {
+            self.events.send(&first);
+        }
+    }
+
+    pub(super) fn send(&mut self, document: &Value) {
+        self.open();
+        self.events.send(document);
     }
 }
 
@@ -61,8 +83,27 @@ impl EventStream {
         F: Future<Output = ()> + Send + 'static,
     {
         let (sender, events) = mpsc::unbounded_channel();
-        let task = tokio::spawn(work(Events(sender)));
-        Self { events, _task: AbortOnDrop(task) }
+        let mut task = JoinSet::new();
+        task.spawn(work(Events(sender)));
+        Self { events, _task: task }
+    }
+
+    /// The reply that these events are, once the first has come.
+    ///
+    /// # Errors
+    /// What the work failed with before it had sent anything.
+    pub(crate) async fn into_response(mut self) -> Result<Response, ApiError> {
+        let first = match self.events.recv().await {
+            Some(Err(error)) => return Err(error),
+            Some(Ok(event)) => event,
+            None => Bytes::new(),
+        };
+        let events = stream::iter([Ok::<_, Infallible>(first)]).chain(self);
+        let mut reply = response(StatusCode::OK, "text/event-stream", Body::from_stream(events));
+        reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // A proxy in between must not gather them.
+        reply.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(reply)
     }
 }
 
@@ -70,15 +111,9 @@ impl Stream for EventStream {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.events.poll_recv(context).map(|event| event.map(Ok))
+        let event = |event: Result<Bytes, ApiError>| {
+            Ok(event.unwrap_or_else(|error| format!("data: {}\n\n", error.to_json()).into()))
+        };
+        self.events.poll_recv(context).map(|next| next.map(event))
     }
-}
-
-/// A reply made of events.
-pub(crate) fn sent_events(events: EventStream) -> Response {
-    let mut reply = response(StatusCode::OK, "text/event-stream", Body::from_stream(events));
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // A proxy in between must not gather them.
-    reply.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    reply
 }

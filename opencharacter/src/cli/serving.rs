@@ -19,6 +19,9 @@ pub struct ServeArguments {
     /// Characters to add: what `characters` writes, or a folder of cards; those already known stay as they are
     #[arg(long)]
     pub characters: Option<Location>,
+    /// The folder whose folders are shown as runs: what `run`, `train --out` and `eval --out` write
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub runs: PathBuf,
     /// Where it listens. Beyond loopback it needs a key in the environment variable `OPENCHARACTER_API_KEY`
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,

@@ -1,7 +1,7 @@
 """Runs `opencharacter bench` and its peers one after another on this machine, and prints medians and ratios.
 
 Usage: compare.py --opencharacter target/release/opencharacter --model MODEL.gguf --llama FOLDER --python VENV/bin/python
-                  [--repeats 5] [--only lora,full,batch,stream,prefill] [--out results.json]
+                  [--repeats 5] [--only lora,full,answers,batch,stream,prefill] [--out results.json]
 
 FOLDER is what build_llama_cpp.sh made; VENV holds xtask/golden/requirements.txt. Leave the machine alone meanwhile:
 every figure is a median, and both sides of a ratio are taken minutes apart.
@@ -21,7 +21,7 @@ parser.add_argument("--llama", required=True, type=pathlib.Path)
 parser.add_argument("--python", required=True)
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--only", default="lora,full,batch,stream,prefill")
+parser.add_argument("--only", default="lora,full,answers,batch,stream,prefill")
 parser.add_argument("--out", type=pathlib.Path)
 arguments = parser.parse_args()
 here = pathlib.Path(__file__).parent
@@ -36,11 +36,11 @@ def ours(*options):
     return json.loads(run(arguments.opencharacter, "bench", *options, "--model", arguments.model, "--json"))
 
 
-def train(method):
-    found = ours("train", "--method", method, "--steps", arguments.repeats)
+def train(method, *options):
+    found = ours("train", "--method", method, "--steps", arguments.repeats, *options)
     peer = json.loads(run(
         arguments.python, here / "train_peft.py", "--model", arguments.model, "--method", method,
-        "--steps", arguments.repeats, "--threads", arguments.threads,
+        "--steps", arguments.repeats, "--threads", arguments.threads, *options,
     ))
     memory = found["peak_resident_bytes"] / peer["peak_resident_bytes"]
     return {
@@ -96,7 +96,9 @@ def prefill():
     return {"unit": "tokens/s, 512 tokens", "ours": found["prefill_tokens_per_second"], "peer": llama_bench(512, 0)}
 
 
-rows = {"lora": lambda: train("lora"), "full": lambda: train("full"), "batch": batch, "stream": stream, "prefill": prefill}
+# As chats are trained: a long prompt, and an answer that is a quarter of the tokens. The head sees the answer alone.
+rows = {"lora": lambda: train("lora"), "full": lambda: train("full"),
+        "answers": lambda: train("lora", "--answer-tokens", 64), "batch": batch, "stream": stream, "prefill": prefill}
 results = {}
 for name in arguments.only.split(","):
     row = rows[name]()

@@ -1,9 +1,11 @@
 """Times fine-tuning steps of PyTorch, transformers and peft: the peer of `opencharacter bench train`.
 
-Usage: train_peft.py --model MODEL.gguf [--method lora|full] [--sequences 4] [--tokens 256] [--steps 5] [--threads 2]
+Usage: train_peft.py --model MODEL.gguf [--method lora|full] [--sequences 4] [--tokens 256] [--answer-tokens N]
+                     [--steps 5] [--threads 2]
 
-Prints one JSON document with the same fields as `opencharacter bench train --json`. Every token is trained, attention
-is PyTorch's own (SDPA), weights are f32, the optimiser is torch.optim.AdamW.
+Prints one JSON document with the same fields as `opencharacter bench train --json`. Every token is trained, or the
+last N of each sequence (the labels of the others are -100, as trainers for chats have it). Attention is PyTorch's own
+(SDPA), weights are f32, the optimiser is torch.optim.AdamW.
 """
 
 import argparse
@@ -22,6 +24,7 @@ parser.add_argument("--model", required=True, type=pathlib.Path)
 parser.add_argument("--method", choices=["lora", "full"], default="lora")
 parser.add_argument("--sequences", type=int, default=4)
 parser.add_argument("--tokens", type=int, default=256)
+parser.add_argument("--answer-tokens", type=int)
 parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--threads", type=int, default=2)
@@ -48,8 +51,11 @@ pathlib.Path("/proc/self/clear_refs").write_text("5")
 seconds, loss = [], None
 for step in range(arguments.steps + 1):
     tokens = torch.randint(0, 49_000, (arguments.sequences, arguments.tokens))
+    labels = tokens.clone()
+    if arguments.answer_tokens is not None:
+        labels[:, : -arguments.answer_tokens] = -100
     started = time.perf_counter()
-    loss = model(input_ids=tokens, labels=tokens).loss
+    loss = model(input_ids=tokens, labels=labels).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

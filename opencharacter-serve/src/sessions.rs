@@ -123,7 +123,7 @@ pub(crate) struct Drawn {
     model: Option<String>,
     temperature: Option<f32>,
     max_tokens: Option<usize>,
-    seed: Option<u64>,
+    seed: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -240,7 +240,7 @@ impl Answer {
         let sampling = Sampling {
             temperature: drawn.temperature.filter(|value| (0.0..=2.0).contains(value)).unwrap_or(0.8),
             max_tokens: drawn.max_tokens.unwrap_or(app.answer_tokens).clamp(1, app.most_tokens.max(1)),
-            seed: drawn.seed.unwrap_or(app.seed).wrapping_add(number),
+            seed: drawn.seed.map_or(app.seed, i64::cast_unsigned).wrapping_add(number),
             ..default_sampling()
         };
         let chat = Chat {

@@ -44,7 +44,7 @@ struct TrainReport {
     /// What [`MemoryEstimate`] foresaw.
     expected_resident_bytes: usize,
     /// Floating-point operations of a step's products with weights: 4N per token and 6 for each of the adapter's
-    /// parameters, or 6N where every weight is trained; attention is not counted.
+    /// parameters, or 6N where every weight is trained; the head counts for trained tokens, and attention not at all.
     step_flops: f64,
     /// N: the parameters that are multiplied, the head included and the embedding's look-up not.
     matrix_parameters: f64,
@@ -81,12 +81,14 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
     let mut seconds = Vec::with_capacity(arguments.steps);
     let mut loss = 0.0;
     // The first one allocates; on a GPU, the first ones also choose algorithms.
+    let untrained = arguments.tokens.saturating_sub(arguments.answer_tokens.unwrap_or(arguments.tokens));
+    let trained: Vec<bool> = (0..arguments.tokens).map(|place| place >= untrained).collect();
     let warm_up = if device.is_some() { 3 } else { 1 };
     for step in 0..warm_up + arguments.steps {
         let mut batch = PackedBatch::new();
         for sequence in 0..arguments.sequences {
             let tokens = random_tokens(arguments.tokens, vocabulary, &[step, sequence]);
-            batch.push(&tokens, &vec![true; tokens.len()]);
+            batch.push(&tokens, &trained);
         }
         interrupt.check()?;
         let started = Instant::now();
@@ -97,7 +99,8 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
     }
     let tokens_per_step = arguments.sequences * arguments.tokens;
     let median = median(&seconds);
-    let step_flops = step_flops(&trainer, config.method) * tokens_per_step as f64;
+    let heads = arguments.sequences * (arguments.tokens - untrained);
+    let step_flops = step_flops(&trainer, config.method, tokens_per_step, heads);
     let name = device.as_ref().map(|device| device.name());
     let peak = arguments.peak_tflops.map(|peak| peak * 1e12).or_else(|| peak_flops(name.as_deref()?));
     let report = TrainReport {
@@ -153,10 +156,14 @@ fn matrix_parameters(trainer: &Trainer) -> f64 {
 }
 
 /// Operations per token in products with weights.
-fn step_flops(trainer: &Trainer, method: Method) -> f64 {
+fn step_flops(trainer: &Trainer, method: Method, tokens: usize, trained_tokens: usize) -> f64 {
+    let config = trainer.decoder().config();
+    let head = (config.vocab_size * config.hidden_size) as f64;
+    let body = matrix_parameters(trainer) - head;
+    let multiplied = body * tokens as f64 + head * trained_tokens as f64;
     match method {
-        Method::Lora => 4.0 * matrix_parameters(trainer) + 6.0 * trainer.parameter_count() as f64,
-        Method::Full => 6.0 * matrix_parameters(trainer),
+        Method::Lora => 4.0 * multiplied + 6.0 * (trainer.parameter_count() * tokens) as f64,
+        Method::Full => 6.0 * multiplied,
     }
 }
 

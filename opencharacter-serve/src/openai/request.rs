@@ -48,11 +48,11 @@ pub(crate) struct Common {
     n: Option<usize>,
     max_tokens: Option<usize>,
     max_completion_tokens: Option<usize>,
-    temperature: Option<f32>,
-    top_p: Option<f32>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
     top_k: Option<i64>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
     stop: Option<Stop>,
     seed: Option<i64>,
 }
@@ -139,9 +139,9 @@ impl Common {
     /// where none is given.
     pub(crate) fn sampling(&self, answer_tokens: usize, most_tokens: usize, seed: u64) -> Result<Sampling, ApiError> {
         let default = default_sampling();
-        let range = |name: &'static str, value: Option<f32>, default: f32, low: f32, high: f32| match value {
+        let range = |name: &'static str, value: Option<f64>, default: f32, low: f64, high: f64| match value {
             None => Ok(default),
-            Some(value) if value >= low && value <= high => Ok(value),
+            Some(value) if value >= low && value <= high => Ok(value as f32),
             Some(value) => Err(ApiError::field(name, format!("`{name}` is {value}; expected {low} to {high}"))),
         };
         let stop = match &self.stop {

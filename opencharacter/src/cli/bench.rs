@@ -44,6 +44,9 @@ pub struct BenchTrainArguments {
     /// Tokens in a sequence
     #[arg(long, default_value_t = 256)]
     pub tokens: usize,
+    /// How many tokens at the end of a sequence are trained, as in a dialogue the answer is; all of them where absent
+    #[arg(long)]
+    pub answer_tokens: Option<usize>,
     /// Rank of the adapter
     #[arg(long, default_value_t = 16)]
     pub rank: usize,

@@ -46,7 +46,7 @@ pub trait Workshop: Send + Sync {
     /// the user to read.
     fn invent(&self, persona: String, listener: Listener) -> BoxFuture<'_, Result<Card, String>>;
 
-    /// The first model with a LoRA adapter, from the contents of PEFT's `adapter_config.json` and
+    /// The first model with a `LoRA` adapter, from the contents of PEFT's `adapter_config.json` and
     /// `adapter_model.safetensors`; or why it does not fit. Takes as long as reading it takes.
     fn adapted(&self, config: &[u8], weights: &[u8]) -> Result<Arc<dyn ServedModel>, String>;
 }

@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Fetch the embedded model and install a NATS server where they are missing, then run all tests.
+    /// Fetch the embedded model, install a NATS server and Chromium where they are missing, and run all tests.
     Test,
     /// Check formatting and clippy, then do what `test` does.
     Ci,
@@ -41,7 +41,7 @@ enum Task {
     },
     /// Run the tests that need an object store against moto, an S3 server, in a virtual environment.
     Stores,
-    /// Install Chromium where it is missing, and run the tests that look at pages with it.
+    /// The part of `test` that looks at pages: a report and the server's, in Chromium.
     Browser,
     /// Install clients of the server (the `openai` packages, schemathesis, Chromium) and let each of them at it.
     Clients,
@@ -81,10 +81,7 @@ fn run(task: Task) -> Result<()> {
             golden::make(&workspace, &model)
         }
         Task::Stores => stores::test(&workspace),
-        Task::Browser => {
-            debian::ensure(&workspace, "chromium", "put `chromium` in the path by hand")?;
-            workspace.cargo(&["test", "--release", "--workspace", "--test", "viewer", "--", "--ignored"])
-        }
+        Task::Browser => browse(&workspace),
         Task::Clients => clients::test(&workspace),
         Task::Fuzz { seconds } => fuzz::run_all(&workspace, seconds),
         Task::Cuda => cuda::build(&workspace),
@@ -97,5 +94,13 @@ fn test(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo_command(&["test", "--release", "--workspace"]);
     command.env("OPENCHARACTER_TEST_MODEL", &model);
     eprintln!("OPENCHARACTER_TEST_MODEL={}", model.display());
-    workspace::run(&mut command)
+    workspace::run(&mut command)?;
+    browse(workspace)
+}
+
+/// Looks at a report and at the server's page.
+fn browse(workspace: &Workspace) -> Result<()> {
+    clients::install_chromium(workspace)?;
+    workspace.cargo(&["test", "--release", "--workspace", "--test", "viewer", "--", "--ignored"])?;
+    clients::look_at_the_page(workspace)
 }

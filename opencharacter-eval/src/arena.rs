@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    EvalError, EvalItem, Judge, JudgeOptions,
+    EvalError, EvalItem, Judge, JudgeOptions, Unit,
     calls::{Errand, Progress, run_all},
     item::no_duplicate_items,
     judge::{Asked, Asking, Miss, ask, json_object, text_field},
@@ -281,7 +281,7 @@ fn arena_judge(judge: &str, matches: &[Match], resampling: &Resampling) -> Arena
     });
     ArenaJudge {
         judge: judge.to_owned(),
-        consistent: estimate(consistent, resampling),
-        first_place: estimate(first_place, resampling),
+        consistent: estimate(consistent, resampling).map(|estimate| Unit::Share.within_range(estimate)),
+        first_place: estimate(first_place, resampling).map(|estimate| Unit::Share.within_range(estimate)),
     }
 }

@@ -165,7 +165,8 @@ impl BenchmarkScores {
                 let values = values.map(|(task, item, value)| (task, item.cluster.as_str(), value));
                 CompositeScore {
                     name: name.to_owned(),
-                    estimate: mean_of_tasks(values, tasks.len(), resampling),
+                    estimate: mean_of_tasks(values, tasks.len(), resampling)
+                        .map(|estimate| benchmark.unit().within_range(estimate)),
                     tasks,
                 }
             })
@@ -177,7 +178,7 @@ impl BenchmarkScores {
             model: model.to_owned(),
             tasks,
             composites,
-            drift: drift(&names, items, resampling),
+            drift: drift(benchmark.unit(), &names, items, resampling),
             judges: Vec::new(),
             agreement: None,
             overlap: None,
@@ -219,7 +220,7 @@ fn task_score(unit: Unit, task: &str, items: &[EvalItem], resampling: &Resamplin
     TaskScore {
         task: task.to_owned(),
         unit,
-        estimate: estimate(weighted, resampling),
+        estimate: estimate(weighted, resampling).map(|estimate| unit.within_range(estimate)),
         items: items.len(),
         without_answer: count(&|item| !answered(item)),
         without_value: count(&|item| answered(item) && item.value.is_none()),
@@ -227,7 +228,7 @@ fn task_score(unit: Unit, task: &str, items: &[EvalItem], resampling: &Resamplin
     }
 }
 
-fn drift(tasks: &[String], items: &[EvalItem], resampling: &Resampling) -> Vec<CurvePoint> {
+fn drift(unit: Unit, tasks: &[String], items: &[EvalItem], resampling: &Resampling) -> Vec<CurvePoint> {
     let mut points: BTreeMap<(usize, u32), Vec<(&str, Ratio)>> = BTreeMap::new();
     for (item, value) in values(items) {
         if let (Some(task), Some(turn)) = (place(tasks, item), item.turn) {
@@ -237,7 +238,8 @@ fn drift(tasks: &[String], items: &[EvalItem], resampling: &Resampling) -> Vec<C
     points
         .into_iter()
         .filter_map(|((task, turn), values)| {
-            Some(CurvePoint { task: tasks[task].clone(), turn, estimate: estimate(values, resampling)? })
+            let estimate = unit.within_range(estimate(values, resampling)?);
+            Some(CurvePoint { task: tasks[task].clone(), turn, estimate })
         })
         .collect()
 }
@@ -307,7 +309,8 @@ pub fn compare(
         .map(|(task, name)| {
             let pairs: Vec<Pair> = pairs.iter().filter(|(of, _)| *of == task).map(|(_, pair)| pair.clone()).collect();
             let side = |value: fn(&Pair) -> Option<Ratio>| {
-                estimate(complete(&pairs).filter_map(|pair| Some((pair.cluster.as_str(), value(pair)?))), resampling)
+                let values = complete(&pairs).filter_map(|pair| Some((pair.cluster.as_str(), value(pair)?)));
+                estimate(values, resampling).map(|estimate| benchmark.unit().within_range(estimate))
             };
             ComparisonRow {
                 name: name.clone(),
@@ -354,7 +357,7 @@ fn composite_row(
         .collect();
     let side = |value: fn(&Pair) -> Option<Ratio>| {
         let values = chosen.iter().filter_map(|(task, pair)| Some((*task, pair.cluster.as_str(), value(pair)?)));
-        mean_of_tasks(values, places.len(), resampling)
+        mean_of_tasks(values, places.len(), resampling).map(|estimate| unit.within_range(estimate))
     };
     ComparisonRow {
         name: name.to_owned(),

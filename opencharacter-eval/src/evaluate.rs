@@ -252,7 +252,7 @@ fn measure(kind: MeasureKind, pairs: &[Pair], options: &EvalOptions) -> Measure 
     let side = |value: fn(&Pair) -> Option<Ratio>| {
         let items = pairs.iter().filter_map(|pair| Some((pair.cluster.as_str(), value(pair)?)));
         let missing = pairs.iter().filter(|pair| value(pair).is_none()).count();
-        (estimate(items, &resampling), missing)
+        (estimate(items, &resampling).map(|estimate| kind.unit().within_range(estimate)), missing)
     };
     let (base, missing_base) = side(|pair| pair.base);
     let (tuned, missing_tuned) = side(|pair| pair.tuned);

@@ -3,7 +3,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EvalItem, JudgeTrial, PlantedKind, Verdict, VerdictOutcome,
+    EvalItem, JudgeTrial, PlantedKind, Unit, Verdict, VerdictOutcome,
     statistics::{Estimate, Ratings, Ratio, Resampling, estimate, krippendorff_alpha},
 };
 
@@ -126,7 +126,7 @@ fn report(judge: &str, items: &[EvalItem], trial: Option<&JudgeTrial>, resamplin
         asked: verdicts.len(),
         unreadable: count(|outcome| matches!(outcome, VerdictOutcome::Unreadable { .. })),
         failed: count(|outcome| matches!(outcome, VerdictOutcome::Failed { .. })),
-        mean: estimate(scores, resampling),
+        mean: estimate(scores, resampling).map(|estimate| Unit::Grade.within_range(estimate)),
         retest: trial.and_then(|trial| retest(judge, trial, resampling)),
         fitness: fitness(&planted),
         planted,
@@ -161,7 +161,8 @@ fn planted_scores(judge: &str, trial: &JudgeTrial, resampling: &Resampling) -> V
             })
             .collect();
         let missing = cases.len() - credits.len();
-        PlantedScore { kind, below: estimate(credits, resampling), cases: cases.len(), missing }
+        let below = estimate(credits, resampling).map(|estimate| Unit::Share.within_range(estimate));
+        PlantedScore { kind, below, cases: cases.len(), missing }
     };
     PlantedKind::ALL.into_iter().map(score).filter(|score| score.cases > 0).collect()
 }

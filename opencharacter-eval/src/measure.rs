@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::statistics::Estimate;
+
 /// What is measured. Each variant says what it shows and what it cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,6 +44,25 @@ pub enum Unit {
     Grade,
     /// Rouge-L, between 0 and 1.
     FMeasure,
+}
+
+impl Unit {
+    /// The values that there are.
+    fn range(self) -> (f64, f64) {
+        match self {
+            Self::NatsPerToken => (f64::NEG_INFINITY, f64::INFINITY),
+            Self::Share | Self::UniquePerTotal | Self::FMeasure => (0.0, 1.0),
+            Self::Words => (0.0, f64::INFINITY),
+            Self::Grade => (1.0, 5.0),
+        }
+    }
+
+    /// `estimate` with its interval where there are values: what reaches beyond them holds nothing.
+    pub(crate) fn within_range(self, estimate: Estimate) -> Estimate {
+        let (least, most) = self.range();
+        let clip = |end: Option<f64>| end.map(|end| end.clamp(least, most));
+        Estimate { low: clip(estimate.low), high: clip(estimate.high), ..estimate }
+    }
 }
 
 impl MeasureKind {
@@ -130,5 +151,21 @@ impl MeasureKind {
             Self::ReferenceNll | Self::BreakCharacter | Self::CutOff => Some(false),
             Self::AnswerWords => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statistics::{Ratio, Resampling, estimate};
+
+    #[test]
+    fn an_interval_does_not_leave_the_scale() {
+        let grades = [("a", 5.0), ("b", 5.0), ("c", 4.0)].map(|(cluster, grade)| (cluster, Ratio::value(grade)));
+        let found = estimate(grades, &Resampling::default()).unwrap();
+        assert!(found.high.unwrap() > 5.0, "three characters are widened past the scale: {found:?}");
+        let shown = Unit::Grade.within_range(found);
+        assert_eq!(shown, Estimate { high: Some(5.0), ..found });
+        assert_eq!(Unit::NatsPerToken.within_range(found), found);
     }
 }

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EvalItem,
+    EvalItem, Unit,
     statistics::{Estimate, Ratio, Resampling, estimate},
     words,
 };
@@ -55,7 +55,7 @@ pub fn style_distance(items: &[EvalItem], resampling: &Resampling) -> Option<Sty
         between.push((cluster, Ratio::value(others.iter().sum::<f64>() / others.len() as f64)));
     }
     Some(StyleDistance {
-        traced: estimate(traced, resampling),
+        traced: estimate(traced, resampling).map(|estimate| Unit::Share.within_range(estimate)),
         chance: 1.0 / characters as f64,
         between: estimate(between, resampling),
         within: estimate(within, resampling),

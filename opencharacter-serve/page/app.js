@@ -411,9 +411,9 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-/** About four round numbers from `low` to `high`. */
+/** A few round numbers from `low` to `high`. */
 function ticks(low, high) {
-  const rough = (high - low) / 4 || 1;
+  const rough = (high - low) / 5 || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
   const marks = [];

@@ -1,5 +1,5 @@
-// The page: a gallery, a character, a chat, runs. Text from characters and users only ever becomes text nodes; the one exception
-// is `html`, which the server has sanitised.
+// The page: a gallery, a character, a chat, runs. Text from characters and users only ever becomes text nodes; the one
+// exception is `html`, which the server has sanitised.
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
@@ -272,7 +272,7 @@ async function chat(id) {
   const options = () => [...(session.own_adapter ? [make("option", { value: "" }, "its own adapter")] : []), ...names.map((name) => make("option", { value: name }, name))];
   const model = make("select", { "aria-label": "Model" }, ...options());
   const other = make("select", { "aria-label": "Model to compare with" });
-  const others = () => other.replaceChildren(make("option", { value: "none" }, "compare with…"), ...options().filter((option) => option.value !== model.value));
+  const others = () => other.replaceChildren(make("option", { value: "" }, "compare with…"), ...options().filter((option) => option.value !== model.value));
   model.addEventListener("change", others);
   others();
   other.hidden = options().length < 2;
@@ -342,7 +342,8 @@ async function chat(id) {
     if (!content || say.disabled) return;
     words.value = "";
     log.append(bubble("user", session.user_name, content));
-    if (other.value !== "none") { await compare(content); return; }
+    // The first one is nobody; its own adapter has no name either.
+    if (other.selectedIndex > 0) { await compare(content); return; }
     const waiting = bubble("assistant", session.character_name, "");
     log.append(waiting);
     log.scrollTop = log.scrollHeight;
@@ -374,8 +375,6 @@ async function chat(id) {
   words.focus();
 }
 
-const STATES = { running: "running", done: "done", stopped: "stopped" };
-
 /** `1234.5` seconds as a person says it. */
 function duration(seconds) {
   if (seconds < 60) return `${seconds.toFixed(1)} s`;
@@ -384,7 +383,7 @@ function duration(seconds) {
 }
 
 function stateOf(run) {
-  return make("span", { className: `state ${run.state}` }, STATES[run.state] ?? run.state);
+  return make("span", { className: `state ${run.state}` }, run.state);
 }
 
 function progressOf(run) {

@@ -125,6 +125,15 @@ fn the_begin_of_text_token_is_added_once_where_it_belongs() {
 }
 
 #[test]
+fn a_document_without_text_begins() {
+    for name in ["llama-bpe", "sentencepiece", "gpt-2", "qwen2"] {
+        let tokenizer = from_gguf(name);
+        assert_eq!(tokenizer.encode_document(""), [BEGIN], "{name}");
+        assert_eq!(tokenizer.encode_document("lamp"), tokenizer.encode_after(&[], "lamp"), "{name}");
+    }
+}
+
+#[test]
 fn text_that_goes_on_gets_no_space_before_it() {
     for tokenizer in [from_gguf("sentencepiece"), sentence_piece_folder()] {
         let bytes = |tokens: &[u32]| tokenizer.decode(tokens);

@@ -124,29 +124,46 @@ impl Run {
     }
 }
 
+/// Reads files, which takes as long as it takes, where no answer waits for it.
+async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let ended = tokio::task::spawn_blocking(read).await;
+    ended.map_err(|error| ApiError::internal(format!("the run cannot be read: {error}")))?
+}
+
 /// `GET /v1/runs`
-pub(crate) async fn list(State(app): State<Arc<App>>) -> Response {
-    let listed: Vec<Value> = runs(&app).iter().map(Run::listed).collect();
-    found(&json!({"object": "list", "data": listed, "folder": app.runs}))
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    reading(move || {
+        let listed: Vec<Value> = runs(&app).iter().map(Run::listed).collect();
+        Ok(found(&json!({"object": "list", "data": listed, "folder": app.runs})))
+    })
+    .await
 }
 
 /// `GET /v1/runs/ID`
 pub(crate) async fn show(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
-    let run = Run::find(&app, &id)?;
-    let mut document = run.listed();
-    document["loss"] = run.loss().into();
-    document["training"] = run.document("training.json");
-    document["scores"] = run.document("scores.json");
-    document["seconds"] = run.document("seconds.json");
-    document["masks"] = run.document("masks.json");
-    document["report"] = run.path.join("report.html").is_file().into();
-    Ok(found(&document))
+    reading(move || {
+        let run = Run::find(&app, &id)?;
+        let mut document = run.listed();
+        document["loss"] = run.loss().into();
+        document["training"] = run.document("training.json");
+        document["scores"] = run.document("scores.json");
+        document["seconds"] = run.document("seconds.json");
+        document["masks"] = run.document("masks.json");
+        document["report"] = run.path.join("report.html").is_file().into();
+        Ok(found(&document))
+    })
+    .await
 }
 
 /// `GET /v1/runs/ID/report`
 pub(crate) async fn report(State(app): State<Arc<App>>, Id(id): Id) -> Result<Response, ApiError> {
-    let run = Run::find(&app, &id)?;
-    let page = run.text("report.html").ok_or_else(|| ApiError::missing("this run has no report yet"))?;
+    let read = move || {
+        let report = Run::find(&app, &id)?.text("report.html");
+        report.ok_or_else(|| ApiError::missing("this run has no report yet"))
+    };
+    let page = reading(read).await?;
     let mut reply = response(StatusCode::OK, "text/html; charset=utf-8", page);
     reply.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
     Ok(reply)

@@ -89,12 +89,13 @@ impl Stage {
         self.bar.set_message(message);
     }
 
-    /// Keeps where the stage is in the folder: at once when it begins or is complete, otherwise once a second.
+    /// Keeps where the stage is in the folder: at once when it begins, then once a second. A stage whose total grows with
+    /// what is done is complete at every call, so that being complete is no reason to write.
     fn keep(&self, done: usize, total: usize, message: &str) {
         const EVERY: Duration = Duration::from_secs(1);
         let Some(folder) = FOLDER.get() else { return };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if done < total && kept.is_some_and(|at| at.elapsed() < EVERY) {
+        if kept.is_some_and(|at| at.elapsed() < EVERY) {
             return;
         }
         *kept = Some(Instant::now());

@@ -12,7 +12,7 @@ use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_serve::{Heard, Listener, ServeOptions, ServedModel, Server, Workshop};
 use opencharacter_storage::Location;
 use opencharacter_synth::OnError;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     cli::ServeArguments,
@@ -173,9 +173,19 @@ impl Workshop for EngineWorkshop {
     fn invent(&self, persona: String, listener: Listener) -> BoxFuture<'_, Result<Card, String>> {
         let (engine, seed, runtime) =
             (Overheard { engine: self.first.clone(), listener }, self.seed, Handle::current());
+        // Dropped with the future that is returned: work on another thread hears so that nobody waits for it any more.
+        let (waiting, left) = oneshot::channel::<()>();
         // On a thread of its own: making a character waits for calls of its own, and its futures stay on one thread.
-        let work = tokio::task::spawn_blocking(move || runtime.block_on(new_card(&engine, &persona, seed)));
+        let work = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    made = new_card(&engine, &persona, seed) => made,
+                    _ = left => bail!("nobody waits for the character any more"),
+                }
+            })
+        });
         Box::pin(async move {
+            let _waiting = waiting;
             match work.await {
                 Ok(made) => made.map_err(|error| format!("{error:#}")),
                 Err(error) => Err(format!("the character cannot be made: {error}")),

@@ -5,7 +5,7 @@
 ///
 /// Few clusters resampled vary less than few clusters do: with 5, plain percentiles hold the truth 84 times in 100
 /// instead of 95, and the widened interval 94 times (normal clusters; 30 of them: 93 and 94). The price is an end that
-/// may lie outside the values' range where there are two or three clusters.
+/// may lie outside the values' range; whoever knows the range cuts it off there ([`crate::Unit`]).
 pub(super) fn interval(mut draws: Vec<f64>, centre: f64, clusters: usize) -> (Option<f64>, Option<f64>) {
     draws.sort_by(f64::total_cmp);
     let widening = widening(clusters);
@@ -16,8 +16,8 @@ pub(super) fn interval(mut draws: Vec<f64>, centre: f64, clusters: usize) -> (Op
 /// What makes a resampled interval as wide as the one of Student for a mean of `clusters` values: the quantile of t with
 /// one degree of freedom less than there are clusters for that of the normal distribution, and sqrt(n / (n - 1)),
 /// because resampling n values understates their variance by (n - 1) / n. (Hesterberg, *What teachers should know about
-/// the bootstrap*, 2015, has both, and expands the percentiles where this scales them: percentiles end at
-/// the most extreme draw.)
+/// the bootstrap*, 2015, has both, and expands the percentiles where this scales them: percentiles end at the most
+/// extreme draw.)
 fn widening(clusters: usize) -> f64 {
     if clusters < 2 {
         return 1.0;

@@ -1,13 +1,15 @@
-"""Runs `opencharacter bench` and its peers one after another on this machine, and prints medians and ratios.
+"""Runs `opencharacter bench` and its peers in turns on this machine, and prints medians and ratios.
 
 Usage: compare.py --opencharacter target/release/opencharacter --model MODEL.gguf --llama FOLDER --python VENV/bin/python
-                  [--repeats 5] [--only lora,full,answers,batch,stream,prefill] [--out results.json]
+                  [--rounds 3] [--repeats 5] [--only lora,full,answers,batch,stream,prefill] [--out results.json]
 
-FOLDER is what build_llama_cpp.sh made; VENV holds xtask/golden/requirements.txt. Leave the machine alone meanwhile:
-every figure is a median, and both sides of a ratio are taken minutes apart.
+FOLDER is what build_llama_cpp.sh made; VENV holds xtask/golden/requirements.txt. Leave the machine alone meanwhile.
+A round is both sides, one after the other, each a median of its repeats. On a shared machine one round says little: two
+that were taken half an hour apart gave 1.70 and 1.30. So there are several, and the ratio is the median of theirs.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 import statistics
@@ -19,6 +21,7 @@ parser.add_argument("--opencharacter", required=True)
 parser.add_argument("--model", required=True)
 parser.add_argument("--llama", required=True, type=pathlib.Path)
 parser.add_argument("--python", required=True)
+parser.add_argument("--rounds", type=int, default=3)
 parser.add_argument("--repeats", type=int, default=5)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--only", default="lora,full,answers,batch,stream,prefill")
@@ -67,20 +70,26 @@ def batched(parallel):
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
+@functools.cache
+def best_batches():
+    """The batch sizes at which llama.cpp's whole rate, and its decoding alone, are highest."""
+    rows = batched("1,2,4,8,16,32,64")
+    return max(rows, key=whole)["pl"], max(rows, key=lambda row: row["speed_tg"])["pl"]
+
+
+def whole(row):
+    return row["pl"] * row["tg"] / row["t"]
+
+
 def batch():
     found = ours("engine", "--requests", 64, "--repeats", arguments.repeats)
-    rows = batched("1,2,4,8,16,32,64")
-    whole = {row["pl"]: row["pl"] * row["tg"] / row["t"] for row in rows}
-    decode = {row["pl"]: row["speed_tg"] for row in rows}
-    best = max(whole, key=whole.get)
-    best_decode = max(decode, key=decode.get)
-    repeated = [batched(best)[0] for _ in range(arguments.repeats)]
-    again = [batched(best_decode)[0]["speed_tg"] for _ in range(arguments.repeats)] if best_decode != best else None
-    peer_decode = statistics.median(again or [row["speed_tg"] for row in repeated])
-    peer = statistics.median(row["pl"] * row["tg"] / row["t"] for row in repeated)
+    best, best_decode = best_batches()
+    repeated = {size: [batched(size)[0] for _ in range(arguments.repeats)] for size in {best, best_decode}}
+    peer_decode = statistics.median(row["speed_tg"] for row in repeated[best_decode])
     return {
         "unit": f"new tokens/s, prompts included (peer's best batch: {best})",
-        "ours": found["generated_tokens_per_second"], "peer": peer,
+        "ours": found["generated_tokens_per_second"],
+        "peer": statistics.median(map(whole, repeated[best])),
         "memory": f"decoding alone {found['decode_tokens_per_second']:.1f} against {peer_decode:.1f} tokens/s "
                   f"({found['decode_tokens_per_second'] / peer_decode:.2f}; peer's best batch {best_decode})",
     }
@@ -101,9 +110,14 @@ rows = {"lora": lambda: train("lora"), "full": lambda: train("full"),
         "answers": lambda: train("lora", "--answer-tokens", 64), "batch": batch, "stream": stream, "prefill": prefill}
 results = {}
 for name in arguments.only.split(","):
-    row = rows[name]()
-    row["ratio"] = row["ours"] / row["peer"]
-    results[name] = row
-    print(f"{name:8} {row['ours']:8.1f} against {row['peer']:8.1f} {row['unit']}: {row['ratio']:.2f}; {row.get('memory', '')}", flush=True)
+    taken = []
+    for _ in range(arguments.rounds):
+        row = rows[name]()
+        taken.append({**row, "ratio": row["ours"] / row["peer"]})
+    row = {**taken[-1], **{key: statistics.median(row[key] for row in taken) for key in ("ours", "peer", "ratio")}}
+    results[name] = {**row, "rounds": taken}
+    ratios = ", ".join(f"{row['ratio']:.2f}" for row in taken)
+    print(f"{name:8} {row['ours']:8.1f} against {row['peer']:8.1f} {row['unit']}: {row['ratio']:.2f} ({ratios}); "
+          f"{row.get('memory', '')}", flush=True)
 if arguments.out:
     arguments.out.write_text(json.dumps(results, indent=1))

@@ -26,6 +26,21 @@ impl PackedBatch {
         self.cumulative_lengths.push(self.tokens.len());
     }
 
+    /// The same sequences in batches of at least `tokens` tokens (the last one may have fewer), none cut, each with the
+    /// place of its first token.
+    pub(crate) fn parts(&self, tokens: usize) -> Vec<(usize, Self)> {
+        let mut parts: Vec<(usize, Self)> = Vec::new();
+        for bounds in self.cumulative_lengths.windows(2) {
+            if parts.last().is_none_or(|(_, part)| part.tokens.len() >= tokens) {
+                parts.push((bounds[0], Self::new()));
+            }
+            if let Some((_, part)) = parts.last_mut() {
+                part.push(&self.tokens[bounds[0]..bounds[1]], &self.trained[bounds[0]..bounds[1]]);
+            }
+        }
+        parts
+    }
+
     /// Each token's position in its own sequence.
     pub fn positions(&self) -> Vec<u32> {
         self.cumulative_lengths.windows(2).flat_map(|bounds| 0..(bounds[1] - bounds[0]) as u32).collect()

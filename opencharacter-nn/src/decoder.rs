@@ -121,7 +121,7 @@ pub(crate) struct BlockTape {
 }
 
 impl BlockTape {
-    /// Without what two products bring back: a third less memory for a twentieth more time in full fine-tuning.
+    /// Without what two products bring back.
     #[must_use]
     pub(crate) fn lightened(self) -> Self {
         Self { middle_and_up: None, ..self }

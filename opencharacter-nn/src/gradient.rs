@@ -3,6 +3,11 @@
 //! The forward pass keeps each block's [tape](crate::decoder::BlockTape), the backward pass walks the blocks from last
 //! to first and drops each tape after use. With `recompute`, only the blocks' inputs are kept and each block is run
 //! once more on the way back: memory for one forward pass of time.
+//!
+//! Where every weight is trained, a batch passes in parts of whole sequences. The tapes of the part in hand are then all
+//! that is kept, which leaves room to keep them whole. Gradients are sums over the tokens in their order, so the parts
+//! give the bits of the whole batch, but for an embedding that is the head too: its two sums then alternate. What parts
+//! cost is that all weights and gradients stream through the caches once more for each.
 
 use candle_core::Tensor;
 
@@ -12,6 +17,13 @@ use crate::{
     decoder::PackedAttend,
     ops,
 };
+
+/// Where every weight is trained, a part of a batch has at least so many tokens, as far as there are sequences: below it
+/// the traffic of weights and gradients shows.
+pub const PART_TOKENS: usize = 256;
+/// Where every weight is trained, tapes are kept whole up to so many tokens at once. Of a longer sequence two products per
+/// block are computed again: a third less memory for a twentieth more time.
+pub const WHOLE_TAPE_TOKENS: usize = 2 * PART_TOKENS;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +87,27 @@ pub fn loss_and_gradients(
     options: PassOptions,
     gradients: &mut Gradients,
 ) -> Result<Vec<f32>, NnError> {
+    let (Trainable::Weights, TokenWeights::Equal) = (trainable, weights) else {
+        // An adapter's batch is whole for its dropout's draws, and a preference compares sequences with each other.
+        return pass(decoder, trainable, batch, 0, weights, options, gradients);
+    };
+    let mut losses = Vec::with_capacity(batch.tokens.len());
+    for (first_token, part) in batch.parts(PART_TOKENS) {
+        losses.extend(pass(decoder, trainable, &part, first_token, weights, options, gradients)?);
+    }
+    Ok(losses)
+}
+
+/// [`loss_and_gradients`] of a part that begins at token `first_token` of its batch.
+fn pass(
+    decoder: &Decoder,
+    trainable: Trainable<'_>,
+    batch: &PackedBatch,
+    first_token: usize,
+    weights: TokenWeights<'_>,
+    options: PassOptions,
+    gradients: &mut Gradients,
+) -> Result<Vec<f32>, NnError> {
     let (rows, targets) = batch.trained();
     if rows.is_empty() {
         return Ok(Vec::new());
@@ -90,15 +123,14 @@ pub fn loss_and_gradients(
 
     let mut hidden = decoder.embed(&batch.tokens)?;
     if options.neftune_alpha > 0.0 {
-        hidden = add_noise(&hidden, &batch.cumulative_lengths, options)?;
+        hidden = add_noise(&hidden, &batch.cumulative_lengths, first_token, options)?;
     }
     let mut kept = Vec::with_capacity(layers);
     for layer in 0..layers {
         let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention)?;
         let tape = match trainable {
-            Trainable::Lora(_) => tape,
-            // Weights, gradients and moments are most of the memory already.
-            Trainable::Weights => tape.lightened(),
+            Trainable::Weights if batch.tokens.len() > WHOLE_TAPE_TOKENS => tape.lightened(),
+            _ => tape,
         };
         kept.push((hidden, (!options.recompute).then_some(tape)));
         hidden = output;
@@ -127,14 +159,19 @@ pub fn loss_and_gradients(
 }
 
 /// `NEFTune`: uniform noise of up to `alpha / sqrt(tokens * hidden)` on each sequence's embeddings.
-fn add_noise(hidden: &Tensor, cumulative_lengths: &[usize], options: PassOptions) -> Result<Tensor, NnError> {
+fn add_noise(
+    hidden: &Tensor,
+    cumulative_lengths: &[usize],
+    first_token: usize,
+    options: PassOptions,
+) -> Result<Tensor, NnError> {
     let width = hidden.dim(1)?;
     let mut values = ops::floats(hidden)?.to_vec();
     for bounds in cumulative_lengths.windows(2) {
         let part = &mut values[bounds[0] * width..bounds[1] * width];
         let bound = options.neftune_alpha / (part.len() as f32).sqrt();
         for (place, value) in part.iter_mut().enumerate() {
-            let draw = ops::keyed_uniform(options.key, (bounds[0] * width + place) as u64);
+            let draw = ops::keyed_uniform(options.key, ((first_token + bounds[0]) * width + place) as u64);
             *value += bound * (2.0 * draw - 1.0);
         }
     }

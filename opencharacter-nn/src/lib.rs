@@ -62,7 +62,10 @@ pub use export::{
     Destination, Export, GateReport, WeightType, export_adapter, export_gguf, export_ollama, save_model_folder,
 };
 pub use gguf::GgufFile;
-pub use gradient::{PassOptions, TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses};
+pub use gradient::{
+    PART_TOKENS, PassOptions, TokenWeights, Trainable, WHOLE_TAPE_TOKENS, head_log_probs, loss_and_gradients,
+    token_losses,
+};
 pub use matrix::{BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};

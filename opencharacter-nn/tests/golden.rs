@@ -175,12 +175,21 @@ fn loss_and_every_adapter_gradient_match_pytorch() {
 
 /// Sum of the losses, and gradients of every weight by its name in Hugging Face models, row-major.
 fn weight_gradients(decoder: &mut Decoder, batch: &PackedBatch, recompute: bool) -> (f64, BTreeMap<String, Vec<f32>>) {
+    let options = PassOptions { recompute, ..PassOptions::default() };
+    weighted_gradients(decoder, batch, TokenWeights::Equal, options)
+}
+
+/// The same with each token's weight and all options.
+fn weighted_gradients(
+    decoder: &mut Decoder,
+    batch: &PackedBatch,
+    weights: TokenWeights<'_>,
+    options: PassOptions,
+) -> (f64, BTreeMap<String, Vec<f32>>) {
     decoder.thaw();
     let parameters = decoder.parameters_mut().unwrap();
     let mut gradients = Gradients::zeros(parameters.iter().map(|(parameter, values)| (*parameter, values.len())));
-    let options = PassOptions { recompute, ..PassOptions::default() };
-    let losses =
-        loss_and_gradients(decoder, Trainable::Weights, batch, TokenWeights::Equal, options, &mut gradients).unwrap();
+    let losses = loss_and_gradients(decoder, Trainable::Weights, batch, weights, options, &mut gradients).unwrap();
     // A decoder whose weights are the gradients: they have the same layout, which it knows how to undo.
     for (parameter, values) in decoder.parameters_mut().unwrap() {
         values.copy_from_slice(gradients.get(parameter).unwrap());
@@ -213,13 +222,45 @@ fn recomputed_gradients_are_the_stored_ones() {
     let (decoder, adapter, golden) = small_llama();
     let stored = lora_gradients(&decoder, &adapter, &packed(&golden), false);
     assert_eq!(stored, lora_gradients(&decoder, &adapter, &packed(&golden), true));
-    // Of every weight: part of a block's tape is computed again even without the option, and all of it with.
+    // Of every weight, too.
     for family in FAMILIES {
         let [part, all] = [false, true].map(|recompute| {
             let (mut decoder, _, golden) = small(family);
             weight_gradients(&mut decoder, &packed(&golden), recompute)
         });
         assert!(part == all, "{family}");
+    }
+}
+
+/// A batch of equal weights passes in parts of whole sequences; with weights that depend on the losses it passes whole,
+/// and so long a one keeps only a part of each tape.
+#[test]
+fn parts_of_a_batch_give_the_bits_of_the_whole() {
+    let once = |losses: &[f32]| vec![1.0; losses.len()];
+    for family in FAMILIES {
+        let (decoder, _, _) = small(family);
+        let vocabulary = decoder.config().vocab_size as u32;
+        let mut batch = PackedBatch::new();
+        for (index, length) in [100, 100, 100, 7, 600, 10].into_iter().enumerate() {
+            let tokens: Vec<u32> = (0..length).map(|place| (place * 31 + index as u32 * 7 + 3) % vocabulary).collect();
+            let trained: Vec<bool> = (0..length).map(|place| place % 5 > 1).collect();
+            batch.push(&tokens, &trained);
+        }
+        for neftune_alpha in [0.0, 5.0] {
+            let options = PassOptions { neftune_alpha, ..PassOptions::default() };
+            let parts = weighted_gradients(&mut decoder.clone(), &batch, TokenWeights::Equal, options);
+            let whole = weighted_gradients(&mut decoder.clone(), &batch, TokenWeights::FromLosses(&once), options);
+            assert_eq!(parts.0, whole.0, "{family}, noise {neftune_alpha}: the loss");
+            let tied = decoder.config().tie_word_embeddings;
+            for ((name, parts), whole) in parts.1.iter().zip(whole.1.values()) {
+                if tied && name.contains("embed_tokens") {
+                    // Looked up and multiplied: the parts add to it in turns.
+                    assert!(relative_error(parts, whole) < 1e-6, "{family}, {name}, noise {neftune_alpha}");
+                } else {
+                    assert!(parts == whole, "{family}, {name}, noise {neftune_alpha}");
+                }
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! How much memory a run will need, told before it starts instead of by the system's killer in the middle.
 
-use opencharacter_nn::{Decoder, DecoderConfig, LinearName, LoraConfig, Parameter, WeightRef};
+use opencharacter_nn::{
+    Decoder, DecoderConfig, LinearName, LoraConfig, PART_TOKENS, Parameter, WHOLE_TAPE_TOKENS, WeightRef,
+};
 
 use crate::{Method, TrainConfig};
 
@@ -22,8 +24,9 @@ const FLOAT: usize = size_of::<f32>();
 const HEAD_ROWS: usize = 256;
 
 impl MemoryEstimate {
-    /// Of training `decoder` as `config` says, with batches of up to `tokens` tokens. `lora` is the adapter's size.
-    pub fn new(decoder: &Decoder, config: &TrainConfig, lora: &LoraConfig, tokens: usize) -> Self {
+    /// Of training `decoder` as `config` says, with batches of up to `tokens` tokens whose longest part that cannot be cut
+    /// (a sequence, or a batch of pairs) has `longest`. `lora` is the adapter's size.
+    pub fn new(decoder: &Decoder, config: &TrainConfig, lora: &LoraConfig, tokens: usize, longest: usize) -> Self {
         let model = decoder.config();
         let weights = decoder.weights();
         let elements: usize = weights.iter().map(|(_, weight)| weight.shape().iter().product::<usize>()).sum();
@@ -38,11 +41,16 @@ impl MemoryEstimate {
         };
         let head_norms = weights.iter().any(|(parameter, _)| matches!(parameter, Parameter::QueryNorm(_)));
         let tape = tape_floats(model, head_norms);
+        // Where every weight is trained, a batch passes in parts.
+        let tokens = match config.method {
+            Method::Lora => tokens,
+            Method::Full => tokens.min(PART_TOKENS - 1 + longest),
+        };
         let kept = match (config.recompute, config.method) {
             (true, _) => model.hidden_size,
-            (false, Method::Lora) => tape,
             // `middle` and `up` are computed again.
-            (false, Method::Full) => tape - model.hidden_size - model.intermediate_size,
+            (false, Method::Full) if tokens > WHOLE_TAPE_TOKENS => tape - model.hidden_size - model.intermediate_size,
+            (false, _) => tape,
         };
         let passing = tape + 3 * model.intermediate_size + 3 * model.hidden_size;
         let activations = tokens * (model.num_hidden_layers * kept + passing) * FLOAT;

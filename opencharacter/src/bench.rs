@@ -74,7 +74,8 @@ fn train(arguments: &BenchTrainArguments, interrupt: &Interrupt) -> Result<()> {
         ..TrainConfig::default()
     };
     let mut trainer = Trainer::on(device.as_ref(), &decoder, None, &config)?;
-    let expected = MemoryEstimate::new(&decoder, &config, &config.lora, arguments.sequences * arguments.tokens);
+    let (tokens, longest) = (arguments.sequences * arguments.tokens, arguments.tokens);
+    let expected = MemoryEstimate::new(&decoder, &config, &config.lora, tokens, longest);
     drop(decoder);
     reset_peak();
     let vocabulary = trainer.decoder().config().vocab_size;

@@ -258,8 +258,13 @@ fn announce(job: &Job<'_>) {
         Task::Preferences { train, .. } => train.iter().map(Piece::length).max(),
     };
     let batch = tokens.min(job.config.pack_tokens.max(longest.unwrap_or(0)));
+    let longest_part = match job.task {
+        Task::Dialogues { .. } => longest.unwrap_or(0),
+        // Pairs of a batch pass together.
+        Task::Preferences { .. } => batch,
+    };
     let lora = job.start.map_or(&job.config.lora, LoraAdapter::config);
-    let estimate = MemoryEstimate::new(&job.model.decoder, job.config, lora, batch);
+    let estimate = MemoryEstimate::new(&job.model.decoder, job.config, lora, batch, longest_part);
     let gibibytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
     let available = available_bytes();
     eprintln!(

@@ -3,7 +3,8 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use opencharacter_core::{FinishReason, GenerateError};
 use opencharacter_nn::{
-    Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache, head_log_probs, team,
+    Activations, Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache,
+    head_log_probs, team,
 };
 
 use crate::{
@@ -11,6 +12,10 @@ use crate::{
     prefix::PrefixCache,
     sequence::{Extras, Generation, Sequence, ServedAdapter, Work},
 };
+
+/// The engine's arithmetic. Whatever quantised model it runs is a rounded one already, and its activations in 8 bits
+/// change it by less than its weights' rounding did; see [`Activations`].
+const ACTIVATIONS: Activations = Activations::EightBits;
 
 /// Decides what runs in each step and runs it. Owned by the engine's thread.
 pub(crate) struct Scheduler {
@@ -160,7 +165,7 @@ impl Scheduler {
         }
         let mut attention = CachedAttend::new(decoder.config(), caches);
         let positions = attention.positions();
-        let hidden = decoder.forward(&tokens, &positions, Adapter::Rows(&adapted), &mut attention)?;
+        let hidden = decoder.forward(&tokens, &positions, Adapter::Rows(&adapted), &mut attention, ACTIVATIONS)?;
         attention.commit();
         self.score(plan, &hidden)?;
         self.generate(plan, &hidden)
@@ -186,7 +191,7 @@ impl Scheduler {
             }
             row += count;
         }
-        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets)?;
+        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, ACTIVATIONS)?;
         for (owner, log_prob) in owners.into_iter().zip(log_probs) {
             if let Work::Score(scoring) = &mut self.running[owner].work {
                 scoring.log_prob += f64::from(log_prob);
@@ -208,7 +213,7 @@ impl Scheduler {
         }
         let mut logits = Vec::new();
         if !rows.is_empty() {
-            logits = self.model.decoder.logits(hidden, &rows)?;
+            logits = self.model.decoder.logits(hidden, &rows, ACTIVATIONS)?;
         }
         let vocabulary = self.model.decoder.config().vocab_size;
         let mut row_logits = logits.chunks_exact_mut(vocabulary);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use crate::{
-    DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
+    Activations, DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
     adapter::{Adapter, PackedAdapter},
     matrix::{Target, add_outer_product},
     ops::{self, AttentionShape, Direction, Layer, PackedLora, RotaryFrequencies, Rotation, Upstream},
@@ -239,6 +239,7 @@ impl Decoder {
         rotation: &Rotation,
         adapter: Adapter<'_>,
         attention: &mut dyn Attend,
+        activations: Activations,
     ) -> Result<(Tensor, BlockTape)> {
         let block = &self.blocks[layer];
         let epsilon = self.config.rms_norm_eps;
@@ -249,7 +250,7 @@ impl Decoder {
         };
         let normed = ops::rms_norm(hidden, &block.input_norm, epsilon)?;
         let qkv = [LinearName::QProj, LinearName::KProj, LinearName::VProj];
-        let [mut q, mut k, v] = ops::linears(&normed, &qkv.map(layer_of))?;
+        let [mut q, mut k, v] = ops::linears(&normed, &qkv.map(layer_of), activations)?;
         let mut raw = None;
         if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
             let before = (q, k);
@@ -260,11 +261,12 @@ impl Decoder {
         let q = ops::rotate(&q, rotation, Direction::Forward)?;
         let k = ops::rotate(&k, rotation, Direction::Forward)?;
         let (attended, normalisers) = attention.attend(layer, &q, &k, &v)?;
-        let [projected] = ops::linears(&attended, &[layer_of(LinearName::OProj)])?;
+        let [projected] = ops::linears(&attended, &[layer_of(LinearName::OProj)], activations)?;
         let middle = ops::add(hidden, &projected)?;
         let normed = ops::rms_norm(&middle, &block.post_attention_norm, epsilon)?;
-        let [gate, up] = ops::linears(&normed, &[LinearName::GateProj, LinearName::UpProj].map(layer_of))?;
-        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, &[layer_of(LinearName::DownProj)])?;
+        let gate_up = [LinearName::GateProj, LinearName::UpProj];
+        let [gate, up] = ops::linears(&normed, &gate_up.map(layer_of), activations)?;
+        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, &[layer_of(LinearName::DownProj)], activations)?;
         let out = ops::add(&middle, &down)?;
         let input = hidden.clone();
         let middle_and_up = Some((middle, up));
@@ -360,19 +362,20 @@ impl Decoder {
         positions: &[u32],
         adapter: Adapter<'_>,
         attention: &mut dyn Attend,
+        activations: Activations,
     ) -> Result<Tensor> {
         let rotation = self.rotation(positions);
         let mut hidden = self.embed(tokens)?;
         for layer in 0..self.config.num_hidden_layers {
-            hidden = self.block(layer, &hidden, &rotation, adapter, attention)?.0;
+            hidden = self.block(layer, &hidden, &rotation, adapter, attention, activations)?.0;
         }
         self.final_norm(&hidden)
     }
 
     /// Logits of the given rows of hidden states: `[rows * vocab]`, row after row.
-    pub fn logits(&self, hidden: &Tensor, rows: &[u32]) -> Result<Vec<f32>> {
+    pub fn logits(&self, hidden: &Tensor, rows: &[u32], activations: Activations) -> Result<Vec<f32>> {
         let selected = ops::select_rows(hidden, rows)?;
-        Ok(self.head().multiply(&ops::floats(&selected)?, rows.len()))
+        Ok(self.head().multiply_in(activations, &ops::floats(&selected)?, rows.len()))
     }
 
     /// Makes every weight f32, as full fine-tuning needs it, and these weights nobody else's.
@@ -451,7 +454,7 @@ impl<'a> BlockBackward<'a> {
     fn forward(&self, name: LinearName, x: &Tensor) -> Result<Tensor> {
         let Linear { weight, bias } = self.block.linear(name);
         let adapted = self.adapter.map_or(Adapter::Base, Adapter::Packed).rows(self.layer, name, x.dim(0)?);
-        let [out] = ops::linears(x, &[Layer { weight, bias: bias.as_deref(), adapted }])?;
+        let [out] = ops::linears(x, &[Layer { weight, bias: bias.as_deref(), adapted }], Activations::Floats)?;
         Ok(out)
     }
 

@@ -12,7 +12,7 @@
 use candle_core::Tensor;
 
 use crate::{
-    Decoder, Gradients, LoraAdapter, NnError, PackedBatch,
+    Activations, Decoder, Gradients, LoraAdapter, NnError, PackedBatch,
     adapter::{Adapter, PackedAdapter},
     decoder::PackedAttend,
     ops,
@@ -64,16 +64,24 @@ pub fn token_losses(decoder: &Decoder, batch: &PackedBatch, adapter: Adapter<'_>
         return Ok(Vec::new());
     }
     let mut attention = PackedAttend::new(decoder.config(), &batch.cumulative_lengths);
-    let hidden = decoder.forward(&batch.tokens, &batch.positions(), adapter, &mut attention)?;
-    Ok(ops::head_cross_entropy(&ops::select_rows(&hidden, &rows)?, decoder.head(), &targets)?.per_row)
+    let hidden = decoder.forward(&batch.tokens, &batch.positions(), adapter, &mut attention, Activations::Floats)?;
+    let hidden = ops::select_rows(&hidden, &rows)?;
+    Ok(ops::head_cross_entropy(&hidden, decoder.head(), &targets, Activations::Floats)?.per_row)
 }
 
 /// Log-probabilities of `targets` given rows of normed hidden states, without gradients; one per row.
-pub fn head_log_probs(decoder: &Decoder, hidden: &Tensor, rows: &[u32], targets: &[u32]) -> Result<Vec<f32>, NnError> {
+pub fn head_log_probs(
+    decoder: &Decoder,
+    hidden: &Tensor,
+    rows: &[u32],
+    targets: &[u32],
+    activations: Activations,
+) -> Result<Vec<f32>, NnError> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    let losses = ops::head_cross_entropy(&ops::select_rows(hidden, rows)?, decoder.head(), targets)?.per_row;
+    let hidden = ops::select_rows(hidden, rows)?;
+    let losses = ops::head_cross_entropy(&hidden, decoder.head(), targets, activations)?.per_row;
     Ok(losses.into_iter().map(|loss| -loss).collect())
 }
 
@@ -127,7 +135,7 @@ fn pass(
     }
     let mut kept = Vec::with_capacity(layers);
     for layer in 0..layers {
-        let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention)?;
+        let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention, Activations::Floats)?;
         let tape = match trainable {
             Trainable::Weights if batch.tokens.len() > WHOLE_TAPE_TOKENS => tape.lightened(),
             _ => tape,
@@ -142,7 +150,7 @@ fn pass(
         let layer = kept.len();
         let tape = match tape {
             Some(tape) => tape,
-            None => decoder.block(layer, &input, &rotation, adapter, &mut attention)?.1,
+            None => decoder.block(layer, &input, &rotation, adapter, &mut attention, Activations::Floats)?.1,
         };
         // Below the first block there is only the embedding.
         let to_input = layer > 0 || packed.is_none();
@@ -191,7 +199,9 @@ fn head(
     let normed = decoder.final_norm(&selected)?;
     let weights = match weights {
         TokenWeights::Equal => vec![1.0; rows.len()],
-        TokenWeights::FromLosses(weigh) => weigh(&ops::head_cross_entropy(&normed, decoder.head(), targets)?.per_row),
+        TokenWeights::FromLosses(weigh) => {
+            weigh(&ops::head_cross_entropy(&normed, decoder.head(), targets, Activations::Floats)?.per_row)
+        }
     };
     let head_gradient = gradients.get_mut(decoder.head_parameter());
     let loss = ops::head_gradient(&normed, decoder.head(), targets, &weights, head_gradient)?;

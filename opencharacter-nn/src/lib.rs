@@ -66,7 +66,7 @@ pub use gradient::{
     PART_TOKENS, PassOptions, TokenWeights, Trainable, WHOLE_TAPE_TOKENS, head_log_probs, loss_and_gradients,
     token_losses,
 };
-pub use matrix::{BlockFormat, PackedMatrix};
+pub use matrix::{Activations, BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;
 pub use model::{Model, file_hash};
 pub use parameter::{Gradients, Parameter};

@@ -10,9 +10,9 @@ use std::{
 use candle_core::{Device, Tensor};
 use opencharacter_core::Message;
 use opencharacter_nn::{
-    Adapter, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LoraAdapter, Model, PackedAttend, PackedBatch,
-    PassOptions, SafetensorsFolder, SequenceCache, TokenWeights, Trainable, WeightSource, loss_and_gradients,
-    token_losses,
+    Activations, Adapter, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LoraAdapter, Model, PackedAttend,
+    PackedBatch, PassOptions, SafetensorsFolder, SequenceCache, TokenWeights, Trainable, WeightSource,
+    loss_and_gradients, token_losses,
 };
 
 fn data(name: &str) -> PathBuf {
@@ -74,8 +74,8 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 fn logits(decoder: &Decoder, tokens: &[u32], adapter: Adapter<'_>) -> Vec<f32> {
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention).unwrap();
-    decoder.logits(&hidden, &positions).unwrap()
+    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats).unwrap();
+    decoder.logits(&hidden, &positions, Activations::Floats).unwrap()
 }
 
 #[test]
@@ -344,7 +344,9 @@ fn cached(decoder: &Decoder, tokens: &[u32], chunks: &[usize]) -> Vec<f32> {
     for &count in chunks {
         let mut attention = CachedAttend::new(decoder.config(), vec![(&mut cache, count)]);
         let positions = attention.positions();
-        let hidden = decoder.forward(&tokens[start..start + count], &positions, Adapter::Base, &mut attention).unwrap();
+        let hidden = decoder
+            .forward(&tokens[start..start + count], &positions, Adapter::Base, &mut attention, Activations::Floats)
+            .unwrap();
         attention.commit();
         out.extend(flat(&hidden));
         start += count;
@@ -366,7 +368,7 @@ fn cached_attention_equals_packed_and_ignores_chunks() {
         }
         let mut attention = PackedAttend::new(decoder.config(), &[0, 46]);
         let positions: Vec<u32> = (0..46).collect();
-        let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention).unwrap();
+        let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention, Activations::Floats).unwrap();
         let error = relative_error(&whole, &flat(&packed));
         assert!(error < 1e-5, "{family}: relative error {error}");
     }
@@ -399,7 +401,7 @@ fn shared_prefix_blocks_give_the_same_bits() {
     let run = |cache: &mut SequenceCache, tokens: &[u32]| {
         let mut attention = CachedAttend::new(decoder.config(), vec![(cache, tokens.len())]);
         let positions = attention.positions();
-        let hidden = decoder.forward(tokens, &positions, Adapter::Base, &mut attention).unwrap();
+        let hidden = decoder.forward(tokens, &positions, Adapter::Base, &mut attention, Activations::Floats).unwrap();
         attention.commit();
         flat(&hidden)
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{LinearName, PackedAttend, Parameter, Tokenizer};
+use crate::{Activations, LinearName, PackedAttend, Parameter, Tokenizer};
 
 /// Rows of the embedding: more than any of the tokenizers has tokens.
 const VOCABULARY: usize = 600;
@@ -186,8 +186,9 @@ fn logits(decoder: &Decoder, family: &str) -> Vec<Vec<f32>> {
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden = decoder.forward(&tokens, &positions, crate::Adapter::Base, &mut attention).unwrap();
-    decoder.logits(&hidden, &positions).unwrap().chunks(VOCABULARY).map(<[f32]>::to_vec).collect()
+    let hidden =
+        decoder.forward(&tokens, &positions, crate::Adapter::Base, &mut attention, Activations::Floats).unwrap();
+    decoder.logits(&hidden, &positions, Activations::Floats).unwrap().chunks(VOCABULARY).map(<[f32]>::to_vec).collect()
 }
 
 /// Relative error of the logits against those of transformers, or of peft where there is an adapter.

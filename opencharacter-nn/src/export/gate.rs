@@ -24,7 +24,9 @@
 use opencharacter_core::Message;
 
 use super::{Export, Format, WeightType, turn_end};
-use crate::{Adapter, Decoder, DecoderConfig, LoraAdapter, Model, NnError, PackedAttend, rope_scaling::same_factors};
+use crate::{
+    Activations, Adapter, Decoder, DecoderConfig, LoraAdapter, Model, NnError, PackedAttend, rope_scaling::same_factors,
+};
 
 /// How close the export is to its source.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -182,8 +184,8 @@ pub(super) fn compare_logits(export: &Export<'_>, exported: &Decoder) -> Result<
 fn logits(decoder: &Decoder, adapter: Adapter<'_>, tokens: &[u32]) -> Result<Vec<f32>, NnError> {
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention)?;
-    Ok(decoder.logits(&hidden, &positions)?)
+    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats)?;
+    Ok(decoder.logits(&hidden, &positions, Activations::Floats)?)
 }
 
 pub(super) fn within(report: GateReport, weight_type: WeightType) -> Result<(), NnError> {

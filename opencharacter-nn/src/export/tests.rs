@@ -7,7 +7,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{PackedAttend, Parameter};
+use crate::{Activations, PackedAttend, Parameter};
 
 fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_llama").join(name)
@@ -56,8 +56,9 @@ fn export<'a>(model: &'a Model, adapter: Option<&'a LoraAdapter>, weight_type: W
 fn logits(decoder: &Decoder, tokens: &[u32]) -> Vec<f32> {
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden = decoder.forward(tokens, &positions, crate::Adapter::Base, &mut attention).unwrap();
-    decoder.logits(&hidden, &positions).unwrap()
+    let hidden =
+        decoder.forward(tokens, &positions, crate::Adapter::Base, &mut attention, Activations::Floats).unwrap();
+    decoder.logits(&hidden, &positions, Activations::Floats).unwrap()
 }
 
 /// Relative error of an exported model's logits, against those that PyTorch and peft gave for base and adapter.

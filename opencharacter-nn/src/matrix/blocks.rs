@@ -10,12 +10,16 @@
 
 use half::f16;
 
-use super::kernel::{InstructionSet, PANEL, instruction_set};
+use super::{
+    activations::EightBitRows,
+    block_tile::{BlockTile, PairSums},
+    kernel::{InstructionSet, PANEL, instruction_set},
+};
 
 /// Weights per block of a row.
 pub(crate) const BLOCK: usize = 32;
-/// Inputs whose 4-bit quants lie together: 4 inputs of 16 rows are 32 bytes, one register.
-const GROUP: usize = 4;
+/// Inputs whose quants lie together.
+pub(super) const GROUP: usize = 8;
 /// Bytes of a panel's 16 scales or offsets.
 const HALVES: usize = 2 * PANEL;
 
@@ -41,26 +45,28 @@ impl BlockFormat {
     }
 
     /// Bytes of a panel's block: those of 16 rows' blocks.
-    fn panel_block_bytes(self) -> usize {
+    pub(super) fn panel_block_bytes(self) -> usize {
         self.bytes() * PANEL
     }
 
     /// Bytes of the scales, and of the offsets where there are any, in front of a panel's block's quants.
-    fn halves_bytes(self) -> usize {
+    pub(super) fn halves_bytes(self) -> usize {
         if self == Self::Q4_1 { 2 * HALVES } else { HALVES }
     }
 
     /// Which byte of a panel's block's quants holds the weight of `lane` for `input`, and how many bits up.
     ///
-    /// 8-bit quants are `[inputs][16]`. 4-bit quants are words of 32 bits, 8 for each group of 4 inputs: word `l` holds
-    /// those of lane `l`, the first input lowest, below those of lane `l + 8`. Such words are masked where they are; what
-    /// a mask leaves is a quant times a power of 16, which a smaller scale makes good.
+    /// The quants of 8 inputs lie together, the even inputs before the odd ones: as bytes `[2][16 lanes][4]`, or in 4
+    /// bits, where the odd ones share a byte with the even ones and lie above them. Either is what a dot product of
+    /// bytes takes in, four inputs of a lane in one word; and a lane's word of 4-bit quants holds its 8 inputs in their
+    /// order, so that it can be masked where it is: what a mask leaves is a quant times a power of 16, which a smaller
+    /// scale makes good.
     fn place(self, lane: usize, input: usize) -> (usize, usize) {
-        if self == Self::Q8_0 {
-            return (input * PANEL + lane, 0);
+        let (group, half, place) = (input / GROUP, input % 2, lane * 4 + input % GROUP / 2);
+        match self {
+            Self::Q8_0 => ((group * 2 + half) * 4 * PANEL + place, 0),
+            Self::Q4_0 | Self::Q4_1 => (group * 4 * PANEL + place, 4 * half),
         }
-        let (group, input) = (input / GROUP, input % GROUP);
-        (group * GROUP * PANEL / 2 + lane % 8 * 4 + lane / 8 * 2 + input / 2, input % 2 * 4)
     }
 }
 
@@ -116,9 +122,18 @@ impl BlockPanels {
         }
     }
 
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.lines.len() * size_of::<CacheLine>()
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: lines are plain bytes.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.bytes()) }
     }
 
     fn block_start(&self, panel: usize, block: usize) -> usize {
@@ -127,10 +142,22 @@ impl BlockPanels {
 
     fn block(&self, panel: usize, block: usize) -> PanelBlock<'_> {
         let start = self.block_start(panel, block);
-        // SAFETY: lines are plain bytes.
-        let all = unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.bytes()) };
-        let (halves, quants) = all[start..start + self.format.panel_block_bytes()].split_at(self.format.halves_bytes());
-        PanelBlock { format: self.format, halves, quants }
+        PanelBlock::new(self.format, &self.as_bytes()[start..start + self.format.panel_block_bytes()])
+    }
+
+    /// Both panels' blocks of a pair, in their order.
+    pub(super) fn pair(&self, pair: usize) -> &[u8] {
+        let length = self.inputs / BLOCK * 2 * self.format.panel_block_bytes();
+        &self.as_bytes()[pair * length..(pair + 1) * length]
+    }
+
+    /// Adds the products of `sums.len()` rows of `x`, from `first` on, with the two panels of a pair.
+    ///
+    /// # Panics
+    /// When `x` has other inputs, or fewer rows.
+    pub(super) fn add_products(&self, pair: usize, x: &EightBitRows, first: usize, sums: &mut [PairSums]) {
+        let (quants, blocks, count) = x.from_row(first);
+        BlockTile { format: self.format, pair: self.pair(pair), quants, blocks, count }.add_to(sums);
     }
 
     /// The f32 weights of `panel` for inputs `first..first + out.len() / 16`, as `[inputs][16]`.
@@ -146,26 +173,6 @@ impl BlockPanels {
         }
     }
 
-    /// One row times the two panels of a pair, without a detour through a buffer: the inner loop of single-stream
-    /// decoding. `x` is `[inputs]`; `out` is written, or added to.
-    ///
-    /// False where this machine has no kernel for it. The bits are those of unpacking and multiplying.
-    pub(crate) fn multiply_row(&self, pair: usize, x: &[f32], out: &mut [f32; 2 * PANEL], accumulate: bool) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        if instruction_set() != InstructionSet::Portable {
-            assert_eq!(x.len(), self.inputs, "one value per input");
-            let x = x.as_chunks::<BLOCK>().0;
-            // SAFETY: every instruction set but the portable one includes AVX2, FMA and F16C.
-            unsafe {
-                let blocks = |block| [self.block(2 * pair, block), self.block(2 * pair + 1, block)];
-                avx2::multiply_row(x, blocks, out, accumulate);
-            }
-            return true;
-        }
-        let _ = (pair, x, out, accumulate);
-        false
-    }
-
     /// One weight.
     #[cfg(test)]
     fn get(&self, output: usize, input: usize) -> f32 {
@@ -177,13 +184,19 @@ impl BlockPanels {
 
 /// 32 inputs of a panel.
 #[derive(Clone, Copy)]
-struct PanelBlock<'a> {
+pub(super) struct PanelBlock<'a> {
     format: BlockFormat,
     halves: &'a [u8],
     quants: &'a [u8],
 }
 
-impl PanelBlock<'_> {
+impl<'a> PanelBlock<'a> {
+    /// `bytes` are scales, offsets where the format has them, and quants.
+    pub(super) fn new(format: BlockFormat, bytes: &'a [u8]) -> Self {
+        let (halves, quants) = bytes.split_at(format.halves_bytes());
+        Self { format, halves, quants }
+    }
+
     /// The weights of inputs `first..first + out.len() / 16`, as `[inputs][16]`.
     ///
     /// Scale and offset are applied with two roundings, as llama.cpp and candle dequantise. The first is none: a quant
@@ -204,22 +217,35 @@ impl PanelBlock<'_> {
     fn unpack_portable(self, first: usize, out: &mut [f32]) {
         for (input, out) in (first..).zip(out.chunks_exact_mut(PANEL)) {
             for (lane, out) in out.iter_mut().enumerate() {
-                let (scale, offset) = (self.half(lane).to_f32(), self.half(PANEL + lane).to_f32());
-                let (place, shift) = self.format.place(lane, input);
-                let quant = self.quants[place];
-                let nibble = i32::from(quant >> shift & 15);
-                *out = match self.format {
-                    BlockFormat::Q4_0 => (nibble - 8) as f32 * scale,
-                    BlockFormat::Q4_1 => nibble as f32 * scale + offset,
-                    BlockFormat::Q8_0 => i32::from(quant.cast_signed()) as f32 * scale,
-                };
+                let scaled = self.quant(lane, input) as f32 * self.scale(lane);
+                *out = self.offset(lane).map_or(scaled, |offset| scaled + offset);
             }
         }
     }
 
-    /// A scale, or from 16 on an offset; 0 where the format has none.
-    fn half(self, index: usize) -> f16 {
-        self.halves.get(2 * index..2 * index + 2).map_or(f16::ZERO, |bytes| f16::from_le_bytes([bytes[0], bytes[1]]))
+    /// The integer that a weight's scale is multiplied by.
+    pub(super) fn quant(self, lane: usize, input: usize) -> i32 {
+        let (place, shift) = self.format.place(lane, input);
+        let quant = self.quants[place];
+        let nibble = i32::from(quant >> shift & 15);
+        match self.format {
+            BlockFormat::Q4_0 => nibble - 8,
+            BlockFormat::Q4_1 => nibble,
+            BlockFormat::Q8_0 => i32::from(quant.cast_signed()),
+        }
+    }
+
+    pub(super) fn scale(self, lane: usize) -> f32 {
+        self.half(lane)
+    }
+
+    /// What is added to a scaled quant, in the format that has it.
+    pub(super) fn offset(self, lane: usize) -> Option<f32> {
+        (self.format == BlockFormat::Q4_1).then(|| self.half(PANEL + lane))
+    }
+
+    fn half(self, index: usize) -> f32 {
+        f16::from_le_bytes([self.halves[2 * index], self.halves[2 * index + 1]]).to_f32()
     }
 }
 
@@ -227,32 +253,19 @@ impl PanelBlock<'_> {
 /// Without closures, which would not be compiled for these instruction sets and so would stay calls.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use std::arch::{
-        asm,
-        x86_64::{
-            __m256, _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_and_si256,
-            _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-            _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_srli_epi32,
-            _mm256_storeu_ps,
-        },
+    use std::arch::x86_64::{
+        __m256, _mm_loadu_si128, _mm256_and_si256, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
+        _mm256_loadu_si256, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srai_epi32,
+        _mm256_srli_epi32, _mm256_storeu_ps,
     };
 
-    use super::{BLOCK, BlockFormat, GROUP, HALVES, PANEL, PanelBlock};
-
-    /// How far ahead a row's weights are asked for, in bytes: some 4 blocks of two panels. Without it memory's latency
-    /// was a seventh of the time.
-    const AHEAD: usize = 2560;
-
-    /// Masks for the four quants of 16 bits, one after the other.
-    #[repr(align(32))]
-    struct Masks([[u32; 8]; GROUP]);
-    static MASKS: Masks = Masks([[0xF; 8], [0xF0; 8], [0xF00; 8], [0xF000; 8]]);
+    use super::{BlockFormat, GROUP, HALVES, PANEL, PanelBlock};
 
     /// What turns the 4-bit quants of 16 lanes into weights, for lanes 0..8 and 8..16.
     #[derive(Clone, Copy)]
     struct Affine {
         /// For quants times 1, 16, 256 and 4096.
-        scales: [[__m256; 2]; GROUP],
+        scales: [[__m256; 2]; 4],
         offsets: [__m256; 2],
     }
 
@@ -296,209 +309,71 @@ mod avx2 {
     }
 
     /// # Safety
-    /// The machine has the features; `first` and the number of inputs are multiples of 4 inside the block.
+    /// The machine has the features; `first` and the number of inputs are multiples of 8 inside the block.
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn unpack(block: PanelBlock<'_>, first: usize, out: &mut [f32]) {
-        // SAFETY: each iteration reads a column or a group of quants and writes as many floats.
+        // SAFETY: each iteration reads a group of quants and writes as many floats.
         unsafe {
             if block.format == BlockFormat::Q8_0 {
                 let scales = halves(block, 0);
-                for (input, out) in (first..).zip(out.chunks_exact_mut(PANEL)) {
-                    let weights = column(block.quants.as_ptr().add(input * PANEL), scales);
-                    _mm256_storeu_ps(out.as_mut_ptr(), weights[0]);
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8), weights[1]);
+                for (group, out) in (first / GROUP..).zip(out.chunks_exact_mut(GROUP * PANEL)) {
+                    unpack_eight_bits(block.quants.as_ptr().add(group * GROUP * PANEL), scales, out.as_mut_ptr());
                 }
                 return;
             }
-            let Affine { scales, offsets } = affine(block);
+            let affine = affine(block);
             for (group, out) in (first / GROUP..).zip(out.chunks_exact_mut(GROUP * PANEL)) {
-                let low = _mm256_loadu_si256(block.quants.as_ptr().add(group * GROUP * PANEL / 2).cast());
-                let words = [low, _mm256_srli_epi32::<16>(low)];
+                unpack_four_bits(block.quants.as_ptr().add(group * GROUP * PANEL / 2), affine, out.as_mut_ptr());
+            }
+        }
+    }
+
+    /// 8 inputs' 16 weights from 4-bit quants.
+    ///
+    /// # Safety
+    /// The machine has the features, and 64 bytes lie at `source`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn unpack_four_bits(source: *const u8, Affine { scales, offsets }: Affine, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut words = [_mm256_loadu_si256(source.cast()), _mm256_loadu_si256(source.add(32).cast())];
+            for first in [0, 4] {
                 for (input, scales) in scales.iter().enumerate() {
                     let mask = _mm256_set1_epi32(0xF << (4 * input));
-                    for half in 0..2 {
-                        let quants = _mm256_cvtepi32_ps(_mm256_and_si256(words[half], mask));
-                        let weights = _mm256_fmadd_ps(quants, scales[half], offsets[half]);
-                        _mm256_storeu_ps(out.as_mut_ptr().add(input * PANEL + half * 8), weights);
+                    for lanes in 0..2 {
+                        let quants = _mm256_cvtepi32_ps(_mm256_and_si256(words[lanes], mask));
+                        let weights = _mm256_fmadd_ps(quants, scales[lanes], offsets[lanes]);
+                        _mm256_storeu_ps(out.add((first + input) * PANEL + lanes * 8), weights);
                     }
                 }
+                // The upper four inputs come down: where they were, one of them would be a sign.
+                words = [_mm256_srli_epi32::<16>(words[0]), _mm256_srli_epi32::<16>(words[1])];
             }
         }
     }
 
-    /// One input's 16 weights from 8-bit quants.
+    /// 8 inputs' 16 weights from 8-bit quants.
     ///
     /// # Safety
-    /// The machine has the features, and 16 bytes lie at `source`.
+    /// The machine has the features, and 128 bytes lie at `source`.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn column(source: *const u8, scales: [__m256; 2]) -> [__m256; 2] {
+    unsafe fn unpack_eight_bits(source: *const u8, scales: [__m256; 2], out: *mut f32) {
         // SAFETY: the caller's promise.
-        let (low, high) = unsafe { (_mm_loadl_epi64(source.cast()), _mm_loadl_epi64(source.add(8).cast())) };
-        [
-            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), scales[0]),
-            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)), scales[1]),
-        ]
-    }
-
-    /// `out = x W^T`, or added to it, for the 32 rows of `W` whose blocks `pair` gives, all of one format.
-    ///
-    /// # Safety
-    /// The machine has the features.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn multiply_row<'a>(
-        x: &[[f32; BLOCK]],
-        pair: impl Fn(usize) -> [PanelBlock<'a>; 2],
-        out: &mut [f32; 2 * PANEL],
-        accumulate: bool,
-    ) {
-        let mut sums = [_mm256_setzero_ps(); 4];
-        // SAFETY: `out` has four times 8 elements, and each block is whole.
         unsafe {
-            if accumulate {
-                for (index, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm256_loadu_ps(out.as_ptr().add(index * 8));
-                }
-            }
-            for (block, x) in x.iter().enumerate() {
-                let blocks = pair(block);
-                for block in blocks {
-                    let start = block.halves.as_ptr().wrapping_add(AHEAD);
-                    for line in (0..block.format.panel_block_bytes()).step_by(64) {
-                        // Beyond the matrix this asks for what may not exist, which does nothing.
-                        _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast());
+            for half in 0..2 {
+                for lanes in 0..2 {
+                    let mut words = _mm256_loadu_si256(source.add((2 * half + lanes) * 32).cast());
+                    // The last input lies highest.
+                    for input in [6, 4, 2, 0] {
+                        let quants = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(words));
+                        let weights = _mm256_mul_ps(quants, scales[lanes]);
+                        _mm256_storeu_ps(out.add((input + half) * PANEL + lanes * 8), weights);
+                        words = _mm256_slli_epi32::<8>(words);
                     }
                 }
-                if blocks[0].format == BlockFormat::Q8_0 {
-                    add_eight_bits(x, blocks, &mut sums);
-                } else {
-                    add_four_bits(x, blocks, &mut sums);
-                }
             }
-            for (index, sum) in sums.iter().enumerate() {
-                _mm256_storeu_ps(out.as_mut_ptr().add(index * 8), *sum);
-            }
-        }
-    }
-
-    /// # Safety
-    /// The machine has the features, and `blocks` are of 8 bits.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn add_eight_bits(x: &[f32; BLOCK], blocks: [PanelBlock<'_>; 2], sums: &mut [__m256; 4]) {
-        // SAFETY: a block has a column of 16 bytes for each of its inputs.
-        unsafe {
-            let scales = [halves(blocks[0], 0), halves(blocks[1], 0)];
-            for (input, &x) in x.iter().enumerate() {
-                let x = _mm256_set1_ps(x);
-                for panel in 0..2 {
-                    let weights = column(blocks[panel].quants.as_ptr().add(input * PANEL), scales[panel]);
-                    sums[2 * panel] = _mm256_fmadd_ps(x, weights[0], sums[2 * panel]);
-                    sums[2 * panel + 1] = _mm256_fmadd_ps(x, weights[1], sums[2 * panel + 1]);
-                }
-            }
-        }
-    }
-
-    /// The scales of four half panels, for each input of a group; what [`add_four_bits`] reads while it runs.
-    #[repr(C, align(32))]
-    struct Scales([[__m256; 4]; GROUP]);
-
-    /// One input of a group: `$x` is its place behind `x`, `$mask` behind the masks, and the others those of the four
-    /// half panels' scales.
-    macro_rules! step {
-        ($x:literal, $mask:literal, $scale0:literal, $scale1:literal, $scale2:literal, $scale3:literal) => {
-            concat!(
-                "vbroadcastss {value}, [{x} + {place} + ",
-                $x,
-                "]\n",
-                "vmovdqa {mask}, [{masks} + ",
-                $mask,
-                "]\n",
-                "vpand {even}, {mask}, {words0}\n",
-                "vpand {odd}, {mask}, {words1}\n",
-                "vcvtdq2ps {even}, {even}\n",
-                "vcvtdq2ps {odd}, {odd}\n",
-                "vfmadd132ps {even}, {offset0}, [{scales} + ",
-                $scale0,
-                "]\n",
-                "vfmadd132ps {odd}, {offset1}, [{scales} + ",
-                $scale1,
-                "]\n",
-                "vfmadd231ps {sum0}, {even}, {value}\n",
-                "vfmadd231ps {sum1}, {odd}, {value}\n",
-                "vpand {even}, {mask}, {words2}\n",
-                "vpand {odd}, {mask}, {words3}\n",
-                "vcvtdq2ps {even}, {even}\n",
-                "vcvtdq2ps {odd}, {odd}\n",
-                "vfmadd132ps {even}, {offset2}, [{scales} + ",
-                $scale2,
-                "]\n",
-                "vfmadd132ps {odd}, {offset3}, [{scales} + ",
-                $scale3,
-                "]\n",
-                "vfmadd231ps {sum2}, {even}, {value}\n",
-                "vfmadd231ps {sum3}, {odd}, {value}\n",
-            )
-        };
-    }
-
-    /// In assembly, because it needs exactly the 16 registers that there are: the compiler's choice of what to keep in
-    /// memory cost a third more time.
-    ///
-    /// # Safety
-    /// The machine has the features, and `blocks` are of 4 bits.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn add_four_bits(x: &[f32; BLOCK], blocks: [PanelBlock<'_>; 2], sums: &mut [__m256; 4]) {
-        // SAFETY: a block has 32 bytes of quants for each group of 4 inputs, and `x` as many inputs.
-        unsafe {
-            let (first, second) = (affine(blocks[0]), affine(blocks[1]));
-            let mut scales = Scales([[_mm256_setzero_ps(); 4]; GROUP]);
-            for input in 0..GROUP {
-                let (first, second) = (first.scales[input], second.scales[input]);
-                scales.0[input] = [first[0], first[1], second[0], second[1]];
-            }
-            let [mut sum0, mut sum1, mut sum2, mut sum3] = *sums;
-            asm!(
-                "2:",
-                "vmovdqu {words0}, [{first} + 2 * {place}]",
-                "vmovdqu {words2}, [{second} + 2 * {place}]",
-                "vpsrld {words1}, {words0}, 16",
-                "vpsrld {words3}, {words2}, 16",
-                step!(0, 0, 0, 32, 64, 96),
-                step!(4, 32, 128, 160, 192, 224),
-                step!(8, 64, 256, 288, 320, 352),
-                step!(12, 96, 384, 416, 448, 480),
-                "add {place}, 16",
-                "cmp {place}, 128",
-                "jne 2b",
-                first = in(reg) blocks[0].quants.as_ptr(),
-                second = in(reg) blocks[1].quants.as_ptr(),
-                x = in(reg) x.as_ptr(),
-                masks = in(reg) MASKS.0.as_ptr(),
-                scales = in(reg) scales.0.as_ptr(),
-                // Bytes of x that are done; its 4 bytes per input are 2 times the quants' 8 bytes.
-                place = inout(reg) 0_usize => _,
-                words0 = out(ymm_reg) _,
-                words1 = out(ymm_reg) _,
-                words2 = out(ymm_reg) _,
-                words3 = out(ymm_reg) _,
-                value = out(ymm_reg) _,
-                mask = out(ymm_reg) _,
-                even = out(ymm_reg) _,
-                odd = out(ymm_reg) _,
-                offset0 = in(ymm_reg) first.offsets[0],
-                offset1 = in(ymm_reg) first.offsets[1],
-                offset2 = in(ymm_reg) second.offsets[0],
-                offset3 = in(ymm_reg) second.offsets[1],
-                sum0 = inout(ymm_reg) sum0,
-                sum1 = inout(ymm_reg) sum1,
-                sum2 = inout(ymm_reg) sum2,
-                sum3 = inout(ymm_reg) sum3,
-                options(nostack, readonly),
-            );
-            *sums = [sum0, sum1, sum2, sum3];
         }
     }
 }

@@ -14,12 +14,16 @@
 //! The backward pass multiplies by the transposed matrix ([`Orientation::Transposed`]). Panels are turned in the same
 //! small buffer, once for many rows, instead of being kept a second time, which halves the memory of f32 weights.
 
+mod activations;
+mod block_tile;
 mod blocks;
 mod kernel;
 mod outer;
 
 use std::{cell::RefCell, ops::Range};
 
+pub(crate) use activations::EightBitRows;
+use block_tile::{BLOCK_TILE_ROWS, PairSums};
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
 use kernel::{InstructionSet, MAX_TILE_ROWS, instruction_set, tile_rows};
@@ -66,11 +70,39 @@ pub(crate) enum Orientation {
     Transposed,
 }
 
+/// In which form activations meet quantised weights. With f32 weights it makes no difference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// f32: the weights are turned into f32 as well. What training is defined by.
+    Floats,
+    /// Rounded to 8 bits in blocks of 32, as llama.cpp does: dot products of bytes, several times as fast.
+    EightBits,
+}
+
 /// One product of a sum: `x` has as many rows as all others.
 #[derive(Clone, Copy)]
-pub(crate) struct Term<'a> {
-    pub(crate) x: &'a [f32],
-    pub(crate) matrix: &'a PackedMatrix,
+pub(crate) enum Term<'a> {
+    /// In f32, whatever the matrix is stored in.
+    Floats { x: &'a [f32], matrix: &'a PackedMatrix },
+    /// With activations in 8 bits as well; forward only.
+    EightBits { x: &'a EightBitRows, matrix: QuantisedMatrix<'a> },
+}
+
+impl Term<'_> {
+    /// Length of the inner product, and features of the result.
+    fn extent(&self, orientation: Orientation) -> (usize, usize) {
+        match self {
+            Self::Floats { matrix, .. } => matrix.extent(orientation),
+            Self::EightBits { matrix, .. } => (matrix.blocks.inputs(), matrix.outputs),
+        }
+    }
+}
+
+/// A [`PackedMatrix`] in quantised blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct QuantisedMatrix<'a> {
+    blocks: &'a BlockPanels,
+    outputs: usize,
 }
 
 impl PackedMatrix {
@@ -111,6 +143,14 @@ impl PackedMatrix {
     /// Number of input features.
     pub fn inputs(&self) -> usize {
         self.inputs
+    }
+
+    /// The matrix as its blocks, where it has any: what activations in 8 bits can be multiplied with.
+    pub(crate) fn quantised(&self) -> Option<QuantisedMatrix<'_>> {
+        match &self.storage {
+            Storage::Floats(_) => None,
+            Storage::Blocks(blocks) => Some(QuantisedMatrix { blocks, outputs: self.outputs }),
+        }
     }
 
     /// Bytes held.
@@ -185,7 +225,21 @@ impl PackedMatrix {
     /// # Panics
     /// When `x` has another number of elements than its shape says.
     pub fn multiply(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        sum_of_products(Orientation::Forward, &[Term { x, matrix: self }], rows)
+        sum_of_products(Orientation::Forward, &[Term::Floats { x, matrix: self }], rows)
+    }
+
+    /// As [`PackedMatrix::multiply`], with activations in the given form.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::multiply`].
+    pub fn multiply_in(&self, activations: Activations, x: &[f32], rows: usize) -> Vec<f32> {
+        match (activations, self.quantised()) {
+            (Activations::EightBits, Some(matrix)) => {
+                let x = EightBitRows::new(x, self.inputs);
+                sum_of_products(Orientation::Forward, &[Term::EightBits { x: &x, matrix }], rows)
+            }
+            _ => self.multiply(x, rows),
+        }
     }
 
     /// `g W`: `g` is `[rows, outputs]`, the result `[rows, inputs]`, both row-major.
@@ -193,7 +247,7 @@ impl PackedMatrix {
     /// # Panics
     /// When `g` has another number of elements than its shape says.
     pub fn multiply_transposed(&self, g: &[f32], rows: usize) -> Vec<f32> {
-        sum_of_products(Orientation::Transposed, &[Term { x: g, matrix: self }], rows)
+        sum_of_products(Orientation::Transposed, &[Term::Floats { x: g, matrix: self }], rows)
     }
 
     /// Length of the inner product, and features of the result.
@@ -303,7 +357,7 @@ pub(crate) fn add_products(orientation: Orientation, terms: &[Term<'_>], rows: u
 }
 
 fn features(orientation: Orientation, terms: &[Term<'_>]) -> usize {
-    terms.first().map_or(0, |term| term.matrix.extent(orientation).1)
+    terms.first().map_or(0, |term| term.extent(orientation).1)
 }
 
 /// A sum of products, and how it is cut into tasks.
@@ -346,9 +400,15 @@ impl<'a> Product<'a> {
         let features = features(orientation, terms);
         let mut inner_total = 0;
         for term in terms {
-            let (inner, term_features) = term.matrix.extent(orientation);
+            let (inner, term_features) = term.extent(orientation);
             assert_eq!(term_features, features, "all terms give the same features");
-            assert_eq!(term.x.len(), rows * inner, "x has rows x inner elements");
+            match term {
+                Term::Floats { x, .. } => assert_eq!(x.len(), rows * inner, "x has rows x inner elements"),
+                Term::EightBits { x, .. } => {
+                    assert_eq!(orientation, Orientation::Forward, "gradients are f32");
+                    x.check(rows, inner);
+                }
+            }
             inner_total += inner;
         }
         let panels = features.div_ceil(PANEL).max(1);
@@ -357,7 +417,7 @@ impl<'a> Product<'a> {
         let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
         let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(tile_rows());
         let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
-        // An even number: single rows take panels in pairs.
+        // An even number: quantised panels lie in pairs.
         let group_size = panels.div_ceil(groups).next_multiple_of(2);
         let groups = panels.div_ceil(group_size);
         Self { orientation, terms, rows, features, out, accumulate, block_rows, group_size, groups }
@@ -373,81 +433,101 @@ impl<'a> Product<'a> {
         let (block, group) = (index / self.groups, index % self.groups);
         let rows = block * self.block_rows..((block + 1) * self.block_rows).min(self.rows);
         let panels = self.features.div_ceil(PANEL);
-        let mut panels = group * self.group_size..((group + 1) * self.group_size).min(panels);
-        if rows.len() == 1 && self.orientation == Orientation::Forward {
-            // SAFETY: the caller's promise.
-            unsafe { self.fill_row(rows.start, &mut panels) };
-        }
+        let panels = group * self.group_size..((group + 1) * self.group_size).min(panels);
         for first in panels.clone().step_by(GROUP) {
             // SAFETY: the caller's promise.
             unsafe { self.fill(rows.clone(), first..(first + GROUP).min(panels.end)) };
         }
     }
 
-    /// Fills one row of as many pairs of whole panels as there are, where the first term's weights are in blocks, and
-    /// takes them off `panels`.
-    ///
     /// # Safety
-    /// As [`run`], for the elements of `row` and the features of `panels`.
-    unsafe fn fill_row(&self, row: usize, panels: &mut Range<usize>) {
-        let Some((Term { x, matrix }, others)) = self.terms.split_first() else { return };
-        let Storage::Blocks(blocks) = &matrix.storage else { return };
-        let x = &x[row * matrix.inputs..(row + 1) * matrix.inputs];
-        let first = panels.start;
-        // Tasks begin at even panels.
-        while panels.len() >= 2 && (panels.start + 2) * PANEL <= self.features {
-            // SAFETY: two whole panels of one row, by the caller's promise.
-            let out = unsafe {
-                let start = self.out.get().add(row * self.features + panels.start * PANEL);
-                &mut *start.cast::<[f32; 2 * PANEL]>()
-            };
-            if !blocks.multiply_row(panels.start / 2, x, out, self.accumulate) {
-                return;
+    /// As [`run`], for the elements of `rows` and the features of `panels`, which are at most [`GROUP`] and begin with a
+    /// pair.
+    unsafe fn fill(&self, rows: Range<usize>, panels: Range<usize>) {
+        let mut accumulate = self.accumulate;
+        for term in self.terms {
+            // SAFETY: the caller's promise.
+            unsafe {
+                match term {
+                    Term::Floats { x, matrix } => self.fill_floats(x, matrix, &rows, &panels, accumulate),
+                    Term::EightBits { x, matrix } => self.fill_eight_bits(x, *matrix, &rows, &panels, accumulate),
+                }
             }
-            panels.start += 2;
+            accumulate = true;
         }
-        if !others.is_empty() {
-            let rest = Product { terms: others, accumulate: true, ..*self };
-            for start in (first..panels.start).step_by(GROUP) {
-                // SAFETY: as above.
-                unsafe { rest.fill(row..row + 1, start..(start + GROUP).min(panels.start)) };
+    }
+
+    /// # Safety
+    /// As [`Product::fill`].
+    unsafe fn fill_eight_bits(
+        &self,
+        x: &EightBitRows,
+        matrix: QuantisedMatrix<'_>,
+        rows: &Range<usize>,
+        panels: &Range<usize>,
+        accumulate: bool,
+    ) {
+        for row in rows.clone().step_by(BLOCK_TILE_ROWS) {
+            let count = (rows.end - row).min(BLOCK_TILE_ROWS);
+            for panel in panels.clone().step_by(2) {
+                let first = panel * PANEL;
+                let columns = (self.features - first).min(2 * PANEL);
+                let mut sums: [PairSums; BLOCK_TILE_ROWS] = [[0.0; 2 * PANEL]; BLOCK_TILE_ROWS];
+                // SAFETY: the tile's elements are inside `out` and nobody else's, by the caller's promise.
+                let corner = unsafe { self.out.get().add(row * self.features + first) };
+                for (row, sums) in sums.iter_mut().enumerate().take(if accumulate { count } else { 0 }) {
+                    // SAFETY: as above, and initialised.
+                    let out = unsafe { std::slice::from_raw_parts(corner.add(row * self.features), columns) };
+                    sums[..columns].copy_from_slice(out);
+                }
+                matrix.blocks.add_products(panel / 2, x, row, &mut sums[..count]);
+                for (row, sums) in sums.iter().enumerate().take(count) {
+                    // SAFETY: as above; sums and `out` do not overlap.
+                    unsafe {
+                        corner.add(row * self.features).copy_from_nonoverlapping(sums.as_ptr(), columns);
+                    }
+                }
             }
         }
     }
 
     /// # Safety
-    /// As [`run`], for the elements of `rows` and the features of `panels`, which are at most [`GROUP`].
-    unsafe fn fill(&self, rows: Range<usize>, panels: Range<usize>) {
+    /// As [`Product::fill`].
+    unsafe fn fill_floats(
+        &self,
+        x: &[f32],
+        matrix: &PackedMatrix,
+        rows: &Range<usize>,
+        panels: &Range<usize>,
+        mut accumulate: bool,
+    ) {
         let set = instruction_set();
         let step = tile_rows();
-        let mut accumulate = self.accumulate;
+        let (inner, _) = matrix.extent(self.orientation);
         READY.with_borrow_mut(|ready| {
             ready.resize(GROUP * CHUNK * PANEL, 0.0);
-            for term in self.terms {
-                let (inner, _) = term.matrix.extent(self.orientation);
-                for chunk in chunks(inner) {
-                    let mut weights = [&[][..]; GROUP];
-                    let buffers = ready.chunks_exact_mut(CHUNK * PANEL);
-                    for ((weights, panel), buffer) in weights.iter_mut().zip(panels.clone()).zip(buffers) {
-                        *weights = term.matrix.panel(self.orientation, panel, chunk.clone(), buffer);
-                    }
-                    for row in rows.clone().step_by(step) {
-                        let count = (rows.end - row).min(step);
-                        let x = term.x[row * inner + chunk.start..].as_ptr();
-                        let tile = Tile { x, row_stride: inner, input_stride: 1, inputs: chunk.len() };
-                        for (weights, panel) in weights.iter().zip(panels.clone()) {
-                            let columns = (self.features - panel * PANEL).min(PANEL);
-                            // SAFETY: `count` rows lie behind `tile.x`, the chunk's inputs x 16 weights behind
-                            // `weights`, and the tile's elements inside `out` by the caller's promise.
-                            unsafe {
-                                let corner = self.out.get().add(row * self.features + panel * PANEL);
-                                let weights = weights.as_ptr();
-                                run_clipped(set, tile, count, weights, corner, self.features, columns, accumulate);
-                            }
+            for chunk in chunks(inner) {
+                let mut weights = [&[][..]; GROUP];
+                let buffers = ready.chunks_exact_mut(CHUNK * PANEL);
+                for ((weights, panel), buffer) in weights.iter_mut().zip(panels.clone()).zip(buffers) {
+                    *weights = matrix.panel(self.orientation, panel, chunk.clone(), buffer);
+                }
+                for row in rows.clone().step_by(step) {
+                    let count = (rows.end - row).min(step);
+                    let x = x[row * inner + chunk.start..].as_ptr();
+                    let tile = Tile { x, row_stride: inner, input_stride: 1, inputs: chunk.len() };
+                    for (weights, panel) in weights.iter().zip(panels.clone()) {
+                        let columns = (self.features - panel * PANEL).min(PANEL);
+                        // SAFETY: `count` rows lie behind `tile.x`, the chunk's inputs x 16 weights behind `weights`,
+                        // and the tile's elements inside `out` by the caller's promise.
+                        unsafe {
+                            let corner = self.out.get().add(row * self.features + panel * PANEL);
+                            let weights = weights.as_ptr();
+                            run_clipped(set, tile, count, weights, corner, self.features, columns, accumulate);
                         }
                     }
-                    accumulate = true;
                 }
+                accumulate = true;
             }
         });
     }

@@ -54,9 +54,9 @@ proptest! {
         let (narrow, b) = (random(seed ^ 3, rows * rank), random(seed ^ 4, outputs * rank));
         let second = PackedMatrix::new(&b, outputs, rank);
         let both = sum_of_products(
-            Orientation::Forward, &[Term { x: &x, matrix: &matrix }, Term { x: &narrow, matrix: &second }], rows);
+            Orientation::Forward, &[Term::Floats { x: &x, matrix: &matrix }, Term::Floats { x: &narrow, matrix: &second }], rows);
         let mut one_by_one = matrix.multiply(&x, rows);
-        add_products(Orientation::Forward, &[Term { x: &narrow, matrix: &second }], rows, &mut one_by_one);
+        add_products(Orientation::Forward, &[Term::Floats { x: &narrow, matrix: &second }], rows, &mut one_by_one);
         prop_assert_eq!(both, one_by_one);
     }
 
@@ -133,7 +133,7 @@ fn quantised_panels_give_the_bits_of_their_dequantised_weights() {
         assert_eq!(matrix.multiply(&x, rows), floats.multiply(&x, rows), "{format:?}");
         // One row alone takes a way of its own, also with an adapter's term behind it.
         let (narrow, b) = (random(8, 4), PackedMatrix::new(&random(9, outputs * 4), outputs, 4));
-        let terms = |matrix| [Term { x: &x[..inputs], matrix }, Term { x: &narrow, matrix: &b }];
+        let terms = |matrix| [Term::Floats { x: &x[..inputs], matrix }, Term::Floats { x: &narrow, matrix: &b }];
         let row = |matrix| sum_of_products(Orientation::Forward, &terms(matrix), 1);
         assert_eq!(row(&matrix), row(&floats), "{format:?}");
         assert_eq!(matrix.multiply_transposed(&g, rows), floats.multiply_transposed(&g, rows), "{format:?}");

@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::storage::{floats, from_floats};
-use crate::matrix::{PackedMatrix, Target, add_outer_product};
+use crate::matrix::{Activations, PackedMatrix, Target, add_outer_product};
 use crate::{
     simd,
     team::{self, Pointer},
@@ -33,8 +33,13 @@ simd::vectorised! {
 /// Each row's negative log-likelihood of its target under `softmax(hidden W^T)`, without ever holding all logits.
 ///
 /// `hidden` is `[rows, features]` and holds only rows that count; `targets` has one token per row.
-pub(crate) fn head_cross_entropy(hidden: &Tensor, head: &PackedMatrix, targets: &[u32]) -> Result<HeadLoss> {
-    run(hidden, head, targets, None, None)
+pub(crate) fn head_cross_entropy(
+    hidden: &Tensor,
+    head: &PackedMatrix,
+    targets: &[u32],
+    activations: Activations,
+) -> Result<HeadLoss> {
+    run(hidden, head, targets, activations, None, None)
 }
 
 /// As [`head_cross_entropy`], with the gradient of `sum(weights[row] * loss[row])`; with `head_gradient`, the head's
@@ -47,13 +52,14 @@ pub(crate) fn head_gradient(
     weights: &[f32],
     head_gradient: Option<&mut [f32]>,
 ) -> Result<HeadLoss> {
-    run(hidden, head, targets, Some(weights), head_gradient)
+    run(hidden, head, targets, Activations::Floats, Some(weights), head_gradient)
 }
 
 fn run(
     hidden: &Tensor,
     head: &PackedMatrix,
     targets: &[u32],
+    activations: Activations,
     weights: Option<&[f32]>,
     mut head_gradient: Option<&mut [f32]>,
 ) -> Result<HeadLoss> {
@@ -69,7 +75,7 @@ fn run(
     for (chunk, hidden) in floats(hidden)?.chunks(CHUNK * features).enumerate() {
         let place = chunk * CHUNK..(chunk * CHUNK + CHUNK).min(rows);
         let weights = weights.map(|weights| &weights[place.clone()]);
-        let mut logits = head.multiply(hidden, place.len());
+        let mut logits = head.multiply_in(activations, hidden, place.len());
         let targets = &targets[place.clone()];
         let mut losses = vec![0.0; place.len()];
         let losses_start = Pointer(losses.as_mut_ptr());
@@ -110,7 +116,7 @@ mod tests {
             &[normal(1, &[5, 6]), normal(5, &[23, 6])],
             |arguments| {
                 let head = PackedMatrix::new(&flat(&arguments[1]), 23, 6);
-                from_floats(head_cross_entropy(&arguments[0], &head, &targets)?.per_row, &[5])
+                from_floats(head_cross_entropy(&arguments[0], &head, &targets, Activations::Floats)?.per_row, &[5])
             },
             |arguments, gradient| {
                 let head = PackedMatrix::new(&flat(&arguments[1]), 23, 6);
@@ -140,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_target_outside_the_vocabulary_is_refused() {
-        let error = head_cross_entropy(&normal(1, &[1, 6]), &head(5, 6), &[5]).unwrap_err();
+        let error = head_cross_entropy(&normal(1, &[1, 6]), &head(5, 6), &[5], Activations::Floats).unwrap_err();
         assert!(error.to_string().contains("outside the vocabulary of 5"), "{error}");
     }
 }

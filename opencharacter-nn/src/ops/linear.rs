@@ -8,7 +8,8 @@ use super::{
     storage::{floats, from_floats},
 };
 use crate::matrix::{
-    Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, several_sums, sum_of_products,
+    Activations, EightBitRows, Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, several_sums,
+    sum_of_products,
 };
 use crate::simd;
 
@@ -78,9 +79,15 @@ impl<'a> Layer<'a> {
 
 /// `x W^T + bias + scale (x A^T) B^T` for layers that share their input: `x` is `[tokens, inputs]`, each result
 /// `[tokens, outputs]`.
-pub(crate) fn linears<const COUNT: usize>(x: &Tensor, layers: &[Layer<'_>; COUNT]) -> Result<[Tensor; COUNT]> {
-    let (rows, _) = x.dims2()?;
+pub(crate) fn linears<const COUNT: usize>(
+    x: &Tensor,
+    layers: &[Layer<'_>; COUNT],
+    activations: Activations,
+) -> Result<[Tensor; COUNT]> {
+    let (rows, inputs) = x.dims2()?;
     let values = floats(x)?;
+    let quantised = layers.iter().any(|layer| layer.weight.quantised().is_some());
+    let quantised = (quantised && activations == Activations::EightBits).then(|| EightBitRows::new(&values, inputs));
     // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
     // adding them afterwards gives.
     let projected: Vec<Option<Vec<f32>>> =
@@ -89,9 +96,12 @@ pub(crate) fn linears<const COUNT: usize>(x: &Tensor, layers: &[Layer<'_>; COUNT
         .iter()
         .zip(&projected)
         .map(|(layer, projected)| {
-            let mut terms = vec![Term { x: &values, matrix: layer.weight }];
+            let mut terms = vec![match (&quantised, layer.weight.quantised()) {
+                (Some(x), Some(matrix)) => Term::EightBits { x, matrix },
+                _ => Term::Floats { x: &values, matrix: layer.weight },
+            }];
             if let (Some(lora), Some(projected)) = (layer.adapter_of_all(rows), projected) {
-                terms.push(Term { x: projected, matrix: &lora.b });
+                terms.push(Term::Floats { x: projected, matrix: &lora.b });
             }
             terms
         })
@@ -116,7 +126,12 @@ impl Layer<'_> {
             for (range, lora) in &self.adapted {
                 let projected = lora.project(&x[range.start * inputs..range.end * inputs], range.len());
                 let part = &mut out[range.start * outputs..range.end * outputs];
-                add_products(Orientation::Forward, &[Term { x: &projected, matrix: &lora.b }], range.len(), part);
+                add_products(
+                    Orientation::Forward,
+                    &[Term::Floats { x: &projected, matrix: &lora.b }],
+                    range.len(),
+                    part,
+                );
             }
         }
         if let Some(bias) = self.bias {
@@ -152,11 +167,11 @@ pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor
         .collect::<Result<Vec<_>>>()?;
     let mut terms = Vec::with_capacity(2 * upstream.len());
     for ((part, gradient), inner) in upstream.iter().zip(&gradients).zip(&inner) {
-        terms.push(Term { x: gradient, matrix: part.weight });
+        terms.push(Term::Floats { x: gradient, matrix: part.weight });
         if let (Some(lora), Some(inner)) = (part.lora, inner)
             && lora.dropout.is_none()
         {
-            terms.push(Term { x: inner, matrix: &lora.a });
+            terms.push(Term::Floats { x: inner, matrix: &lora.a });
         }
     }
     let mut out = sum_of_products(Orientation::Transposed, &terms, rows);
@@ -209,7 +224,7 @@ mod tests {
     use super::*;
 
     fn linear(x: &Tensor, weight: &PackedMatrix, bias: Option<&[f32]>, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
-        let [out] = linears(x, &[Layer { weight, bias, adapted: adapted.to_vec() }])?;
+        let [out] = linears(x, &[Layer { weight, bias, adapted: adapted.to_vec() }], Activations::Floats)?;
         Ok(out)
     }
 

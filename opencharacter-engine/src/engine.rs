@@ -32,7 +32,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_sequences: 48, step_tokens: 288, cache_bytes: 3 << 30 }
+        Self { max_sequences: 64, step_tokens: 512, cache_bytes: 3 << 30 }
     }
 }
 
@@ -50,6 +50,8 @@ pub struct Engine {
 /// What all handles of one engine have in common.
 struct Shared {
     model: Arc<Model>,
+    /// The base model's, without an adapter.
+    fingerprint: String,
     constraints: ConstraintFactory,
     options: EngineOptions,
     mailbox: mpsc::Sender<Sequence>,
@@ -64,7 +66,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Starts the engine's thread; the handle answers as the base model.
     pub fn start(model: Arc<Model>, options: EngineOptions) -> Result<Self, GenerateError> {
-        let fingerprint = model.fingerprint.clone();
+        let fingerprint = fingerprint(&model);
         let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
         let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;
         let (mailbox, letters) = mpsc::channel();
@@ -73,14 +75,15 @@ impl Engine {
             .name("engine".into())
             .spawn(move || run(&mut scheduler, &letters))
             .map_err(|error| unavailable(error.to_string()))?;
-        Ok(Self { shared: Arc::new(Shared { model, constraints, options, mailbox }), adapter: None, fingerprint })
+        let shared = Shared { model, fingerprint: fingerprint.clone(), constraints, options, mailbox };
+        Ok(Self { shared: Arc::new(shared), adapter: None, fingerprint })
     }
 
     /// A handle on the same engine that answers with `adapter`. `hash` is that of the adapter's files: it becomes part
     /// of the fingerprint, and handles with equal hashes share what they cache.
     #[must_use]
     pub fn with_adapter(&self, adapter: PackedAdapter, hash: String) -> Self {
-        let fingerprint = hex(&content_hash(&[&self.shared.model.fingerprint, &hash]));
+        let fingerprint = hex(&content_hash(&[&self.shared.fingerprint, &hash]));
         let adapter = Some(Arc::new(ServedAdapter { packed: adapter, hash }));
         Self { shared: Arc::clone(&self.shared), adapter, fingerprint }
     }
@@ -210,6 +213,14 @@ impl Engine {
         })?;
         answer.await.map_err(|_| self.gone())?
     }
+}
+
+/// What answers follow from: the model's files, and the engine's rounding where it rounds.
+fn fingerprint(model: &Model) -> String {
+    if !model.decoder.is_quantised() {
+        return model.fingerprint.clone();
+    }
+    hex(&content_hash(&[model.fingerprint.as_str(), "activations in 8 bits, keys and values in f16"]))
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

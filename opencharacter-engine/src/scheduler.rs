@@ -3,8 +3,8 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use opencharacter_core::{FinishReason, GenerateError};
 use opencharacter_nn::{
-    Activations, Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache,
-    head_log_probs, team,
+    Activations, Adapter, BLOCK_TOKENS, CacheBlock, CacheFormat, CachedAttend, Decoder, Model, NnError, PackedAdapter,
+    SequenceCache, head_log_probs, team,
 };
 
 use crate::{
@@ -13,9 +13,19 @@ use crate::{
     sequence::{Extras, Generation, Sequence, ServedAdapter, Work},
 };
 
-/// The engine's arithmetic. Whatever quantised model it runs is a rounded one already, and its activations in 8 bits
-/// change it by less than its weights' rounding did; see [`Activations`].
+/// A quantised model's activations are rounded as well. Its weights' rounding is coarser, and dot products of bytes are
+/// three times as fast as those of floats. Over 100 answers of RoleBench (3,574 tokens, SmolLM2-135M in `Q4_1`) this and
+/// [`cache_format`] together moved the mean negative log-likelihood from 2.4167 to 2.4165 nats, and single answers by
+/// 0.008 nats per token.
+///
+/// With f32 weights nothing is rounded, and the engine's arithmetic is the trainer's.
 const ACTIVATIONS: Activations = Activations::EightBits;
+
+/// Keys and values are kept as precisely as the weights: exactly beside exact ones, and in f16 beside quantised ones,
+/// whose rounding is a hundred times coarser.
+fn cache_format(decoder: &Decoder) -> CacheFormat {
+    if decoder.is_quantised() { CacheFormat::Halves } else { CacheFormat::Floats }
+}
 
 /// Decides what runs in each step and runs it. Owned by the engine's thread.
 pub(crate) struct Scheduler {
@@ -24,6 +34,7 @@ pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     prefixes: PrefixCache,
+    cache_format: CacheFormat,
     /// How many blocks running sequences and shared beginnings may hold together.
     block_limit: usize,
 }
@@ -37,13 +48,15 @@ enum Next {
 
 impl Scheduler {
     pub(crate) fn new(model: Arc<Model>, options: EngineOptions) -> Self {
-        let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config()).max(1);
+        let cache_format = cache_format(&model.decoder);
+        let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config(), cache_format).max(1);
         Self {
             model,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
             prefixes: PrefixCache::default(),
+            cache_format,
             block_limit,
         }
     }
@@ -163,7 +176,7 @@ impl Scheduler {
                 _ => adapted.push((first..tokens.len(), packed)),
             }
         }
-        let mut attention = CachedAttend::new(decoder.config(), caches);
+        let mut attention = CachedAttend::new(decoder.config(), self.cache_format, caches);
         let positions = attention.positions();
         let hidden = decoder.forward(&tokens, &positions, Adapter::Rows(&adapted), &mut attention, ACTIVATIONS)?;
         attention.commit();

@@ -17,7 +17,16 @@ use opencharacter_engine::{Engine, EngineOptions};
 use opencharacter_nn::{LoraAdapter, LoraConfig, Model, Parameter};
 use serde_json::{Value, json};
 
-static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
+static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(load()));
+
+/// The same weights in f32: with them the engine's arithmetic is the trainer's.
+static EXACT: LazyLock<Arc<Model>> = LazyLock::new(|| {
+    let mut model = load();
+    model.decoder.thaw();
+    Arc::new(model)
+});
+
+fn load() -> Model {
     let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
         |_| {
             let home = std::env::var("HOME").unwrap_or_default();
@@ -25,8 +34,8 @@ static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
         },
         PathBuf::from,
     );
-    Arc::new(Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model")))
-});
+    Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"))
+}
 
 fn engine(options: EngineOptions) -> Engine {
     Engine::start(Arc::clone(&MODEL), options).unwrap()
@@ -137,7 +146,7 @@ async fn score_is_the_likelihood_of_what_was_said_whatever_is_cached() {
         Message::user("And the lamp?"),
         Message::assistant("It must burn."),
     ];
-    let first = engine(EngineOptions::default());
+    let first = Engine::start(Arc::clone(&EXACT), EngineOptions::default()).unwrap();
     let cold = first.score(ScoreRequest { messages: messages.clone() }).await.unwrap();
     let warm = first.score(ScoreRequest { messages: messages.clone() }).await.unwrap();
     assert_eq!(cold, warm);
@@ -145,7 +154,7 @@ async fn score_is_the_likelihood_of_what_was_said_whatever_is_cached() {
     let conversation = MODEL.template.encode_conversation(&messages, &MODEL.tokenizer).unwrap();
     let mut batch = opencharacter_nn::PackedBatch::new();
     batch.push(&conversation.tokens, &conversation.trained);
-    let losses = opencharacter_nn::token_losses(&MODEL.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
+    let losses = opencharacter_nn::token_losses(&EXACT.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
     let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
     assert_eq!(losses.len(), cold.tokens);
     assert!((sum + cold.log_prob).abs() < 1e-3 * sum, "{sum} against {}", -cold.log_prob);
@@ -153,9 +162,37 @@ async fn score_is_the_likelihood_of_what_was_said_whatever_is_cached() {
     assert!(matches!(first.score(nothing).await, Err(GenerateError::Refused { .. })));
 }
 
+/// A quantised model's activations, keys and values are rounded, which must stay far below what its weights' rounding
+/// costs: 0.01% over 3,574 tokens of `RoleBench`, less than a hundredth over these few.
+#[tokio::test]
+async fn what_the_engine_rounds_costs_little_likelihood() {
+    let rounded = engine(EngineOptions::default());
+    let exact = Engine::start(Arc::clone(&EXACT), EngineOptions::default()).unwrap();
+    assert_ne!(rounded.fingerprint(), exact.fingerprint(), "answers of the two are not the same");
+    let answers = [
+        ("Who are you?", "Ada Holm. I keep the lamp on this rock, and I have kept it for nineteen years."),
+        ("Do you like the sea?", "No. It took my brother, and it has never once said why."),
+        ("What do you eat?", "Bread, herring, potatoes. On Sundays the boat brings eggs, when the wind lets it."),
+        (
+            "Will you ever leave?",
+            "When the lamp needs nobody. They say a machine will do it one day; I have not seen it.",
+        ),
+    ];
+    let mut sums = [0.0; 2];
+    for (question, answer) in answers {
+        let messages = vec![Message::system(SYSTEM), Message::user(question), Message::assistant(answer)];
+        for (engine, sum) in [&rounded, &exact].into_iter().zip(&mut sums) {
+            *sum += engine.score(ScoreRequest { messages: messages.clone() }).await.unwrap().log_prob;
+        }
+    }
+    let relative = (sums[0] - sums[1]).abs() / sums[1].abs();
+    assert!(relative < 1e-2, "{sums:?}");
+    assert!(relative > 0.0, "nothing was rounded");
+}
+
 #[tokio::test]
 async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
-    let engine = engine(EngineOptions { max_sequences: 1, cache_bytes: 64 << 20, ..EngineOptions::default() });
+    let engine = engine(EngineOptions { max_sequences: 1, cache_bytes: 32 << 20, ..EngineOptions::default() });
     let long = tokio::time::timeout(Duration::from_millis(200), engine.generate(request("Talk.", 0.0, 600))).await;
     assert!(long.is_err(), "600 tokens cannot be done in 0.2 s");
     let next = tokio::time::timeout(Duration::from_secs(30), engine.generate(request("Hi.", 0.0, 2))).await;
@@ -225,7 +262,7 @@ async fn adapters_of_one_batch_answer_as_they_do_alone() {
 
 #[tokio::test]
 async fn log_probs_are_the_models_own_and_add_up_to_the_score() {
-    let engine = engine(EngineOptions::default());
+    let engine = Engine::start(Arc::clone(&EXACT), EngineOptions::default()).unwrap();
     let mut asked = request("Do you like the sea?", 0.8, 12);
     let plain = engine.generate(asked.clone()).await.unwrap();
     assert!(plain.log_probs.is_empty());
@@ -259,7 +296,7 @@ async fn log_probs_are_the_models_own_and_add_up_to_the_score() {
         let whole: Vec<u32> = conversation.iter().copied().chain(MODEL.tokenizer.encode(&completion.text)).collect();
         let trained: Vec<bool> = (0..whole.len()).map(|place| place >= conversation.len()).collect();
         batch.push(&whole, &trained);
-        let losses = opencharacter_nn::token_losses(&MODEL.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
+        let losses = opencharacter_nn::token_losses(&EXACT.decoder, &batch, opencharacter_nn::Adapter::Base).unwrap();
         for (loss, place) in losses.iter().zip(tokens) {
             assert!((loss + place.token.log_prob).abs() < 1e-3, "{loss} against {}", place.token.log_prob);
         }
@@ -269,7 +306,7 @@ async fn log_probs_are_the_models_own_and_add_up_to_the_score() {
 #[tokio::test]
 async fn what_fits_later_waits() {
     // 16 blocks of 16 tokens: two of these requests never fit together.
-    let bytes = 16 * opencharacter_nn::CacheBlock::bytes(MODEL.decoder.config());
+    let bytes = 16 * opencharacter_nn::CacheBlock::bytes(MODEL.decoder.config(), opencharacter_nn::CacheFormat::Halves);
     let small = engine(EngineOptions { cache_bytes: bytes, ..EngineOptions::default() });
     let questions = ["Who are you?", "What do you eat?", "What is the lamp for?"];
     let together = join_all(questions.map(|question| small.generate(request(question, 0.0, 60)))).await;

@@ -4,15 +4,20 @@
 //! as `[head_dim / 16][16 tokens][16]` per layer and head, so that scores and weighted sums run through the same
 //! kernel as every matrix product. Each query's arithmetic depends on its own keys alone, in their order; how a prompt
 //! was cut into chunks, what came from a shared block and who else is in the batch change no bit.
+//!
+//! With many sequences in flight, reading all their keys and values at every step is what memory's bandwidth goes
+//! into: a third of a decoding step with 64 sequences of SmolLM2-135M at 200 tokens, in f32. [`CacheFormat::Halves`]
+//! halves that, and the memory.
 
-use std::sync::Arc;
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use candle_core::{Result, Tensor, bail};
+use half::{f16, slice::HalfFloatSliceExt as _};
 
 use crate::{
     DecoderConfig,
     decoder::Attend,
-    matrix::{PANEL, Tile},
+    matrix::{PANEL, Tile, tile_rows},
     ops::{floats, from_floats},
     simd,
     team::{self, Pointer},
@@ -21,11 +26,85 @@ use crate::{
 /// Tokens per block.
 pub const BLOCK_TOKENS: usize = PANEL;
 
+/// How keys and values are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheFormat {
+    /// f32, as they were computed.
+    Floats,
+    /// f16, rounded to the nearest; attention widens them again and computes in f32.
+    Halves,
+}
+
+impl CacheFormat {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Floats => size_of::<f32>(),
+            Self::Halves => size_of::<f16>(),
+        }
+    }
+}
+
+/// Keys or values of a block.
+#[derive(Debug, Clone)]
+enum Elements {
+    Floats(Vec<f32>),
+    Halves(Vec<f16>),
+}
+
+impl Elements {
+    fn new(format: CacheFormat, count: usize) -> Self {
+        match format {
+            CacheFormat::Floats => Self::Floats(vec![0.0; count]),
+            CacheFormat::Halves => Self::Halves(vec![f16::ZERO; count]),
+        }
+    }
+
+    /// A part of them in f32: the part itself where they are kept so, else `buffer`.
+    fn widen<'a>(&'a self, part: Range<usize>, buffer: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::Floats(values) => &values[part],
+            Self::Halves(values) => {
+                let buffer = &mut buffer[..part.len()];
+                simd::widen(&values[part], buffer);
+                buffer
+            }
+        }
+    }
+
+    /// Asks memory for a part that is read next: blocks lie anywhere, so the processor does not foresee it.
+    fn prefetch(&self, part: Range<usize>) {
+        match self {
+            Self::Floats(values) => simd::prefetch(&values[part]),
+            Self::Halves(values) => simd::prefetch(&values[part]),
+        }
+    }
+
+    /// Writes a run of `values` to every `stride`th place from `first` on.
+    fn scatter(&mut self, values: &[f32], first: usize, stride: usize) {
+        fn write<T: Copy>(to: &mut [T], values: &[T], stride: usize) {
+            for (to, value) in to.iter_mut().step_by(stride).zip(values) {
+                *to = *value;
+            }
+        }
+        match self {
+            Self::Floats(to) => write(&mut to[first..], values, stride),
+            Self::Halves(to) => {
+                let mut halves = [f16::ZERO; PANEL];
+                for (chunk, values) in values.chunks(PANEL).enumerate() {
+                    let halves = &mut halves[..values.len()];
+                    halves.convert_from_f32_slice(values);
+                    write(&mut to[first + chunk * PANEL * stride..], halves, stride);
+                }
+            }
+        }
+    }
+}
+
 /// Keys and values of 16 consecutive tokens, all layers.
 #[derive(Debug, Clone)]
 pub struct CacheBlock {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Elements,
+    values: Elements,
 }
 
 /// Sizes that follow from the model.
@@ -53,19 +132,31 @@ impl Geometry {
             value_panel: config.head_dim.div_ceil(PANEL) * PANEL * BLOCK_TOKENS,
         }
     }
+
+    fn query_size(&self) -> usize {
+        self.heads * self.group * self.head_dim
+    }
+
+    /// `head_dim` rounded up to whole panels.
+    fn value_columns(&self) -> usize {
+        self.value_panel / BLOCK_TOKENS
+    }
 }
 
 impl CacheBlock {
-    fn new(config: &DecoderConfig) -> Self {
+    fn new(config: &DecoderConfig, format: CacheFormat) -> Self {
         let geometry = Geometry::new(config);
         let count = config.num_hidden_layers * geometry.heads;
-        Self { keys: vec![0.0; count * geometry.key_panel], values: vec![0.0; count * geometry.value_panel] }
+        Self {
+            keys: Elements::new(format, count * geometry.key_panel),
+            values: Elements::new(format, count * geometry.value_panel),
+        }
     }
 
     /// Bytes of one block of a model.
-    pub fn bytes(config: &DecoderConfig) -> usize {
+    pub fn bytes(config: &DecoderConfig, format: CacheFormat) -> usize {
         let geometry = Geometry::new(config);
-        config.num_hidden_layers * geometry.heads * (geometry.key_panel + geometry.value_panel) * size_of::<f32>()
+        config.num_hidden_layers * geometry.heads * (geometry.key_panel + geometry.value_panel) * format.bytes()
     }
 }
 
@@ -94,10 +185,10 @@ impl SequenceCache {
     }
 
     /// Makes room for `count` more tokens. A last block that is shared and not full is copied first.
-    fn reserve(&mut self, count: usize, config: &DecoderConfig) {
+    fn reserve(&mut self, count: usize, config: &DecoderConfig, format: CacheFormat) {
         let needed = (self.tokens + count).div_ceil(BLOCK_TOKENS);
         while self.blocks.len() < needed {
-            self.blocks.push(Arc::new(CacheBlock::new(config)));
+            self.blocks.push(Arc::new(CacheBlock::new(config, format)));
         }
         for block in &mut self.blocks[self.tokens / BLOCK_TOKENS..needed] {
             Arc::make_mut(block);
@@ -119,10 +210,19 @@ pub struct CachedAttend<'a> {
 
 impl<'a> CachedAttend<'a> {
     /// Prepares the caches for the new tokens; they count as held once [`CachedAttend::commit`] is called.
-    pub fn new(config: &'a DecoderConfig, mut sequences: Vec<(&'a mut SequenceCache, usize)>) -> Self {
-        for (cache, count) in &mut sequences {
-            cache.reserve(*count, config);
-        }
+    ///
+    /// All caches of a model have one format.
+    pub fn new(
+        config: &'a DecoderConfig,
+        format: CacheFormat,
+        mut sequences: Vec<(&'a mut SequenceCache, usize)>,
+    ) -> Self {
+        // Side by side: a new block's memory is cleared, some milliseconds' work when many sequences begin one.
+        team::for_each_chunk(&mut sequences, 1, |_, sequences| {
+            for (cache, count) in sequences {
+                cache.reserve(*count, config, format);
+            }
+        });
         Self { config, sequences }
     }
 
@@ -162,11 +262,13 @@ impl<'a> CachedAttend<'a> {
             for token in 0..count {
                 for head in 0..geometry.heads {
                     let source = (row + token) * width + head * geometry.head_dim;
-                    let keys = &mut block.keys[(layer * geometry.heads + head) * geometry.key_panel..];
-                    let values = &mut block.values[(layer * geometry.heads + head) * geometry.value_panel..];
-                    for d in 0..geometry.head_dim {
-                        keys[d * BLOCK_TOKENS + slot + token] = k[source + d];
-                        values[(d / PANEL * BLOCK_TOKENS + slot + token) * PANEL + d % PANEL] = v[source + d];
+                    let place = layer * geometry.heads + head;
+                    let keys = &k[source..source + geometry.head_dim];
+                    block.keys.scatter(keys, place * geometry.key_panel + slot + token, BLOCK_TOKENS);
+                    let values = v[source..source + geometry.head_dim].chunks(PANEL);
+                    for (panel, values) in values.enumerate() {
+                        let first = (panel * BLOCK_TOKENS + slot + token) * PANEL;
+                        block.values.scatter(values, place * geometry.value_panel + first, 1);
                     }
                 }
             }
@@ -177,110 +279,207 @@ impl<'a> CachedAttend<'a> {
 
     fn compute(&self, layer: usize, q: &[f32], out: &mut [f32]) {
         let geometry = Geometry::new(self.config);
-        let query_size = geometry.heads * geometry.group * geometry.head_dim;
-        // Tasks of 32 new tokens of one sequence and one head.
+        // Tokens of one sequence and one head whose queries, together, fill a tile: they share each widened block.
+        let tokens = (tile_rows() / geometry.group).max(1);
         let mut tasks = Vec::new();
         let mut row = 0;
         for (cache, count) in &self.sequences {
-            for first in (0..*count).step_by(32) {
-                let rows = 32.min(count - first);
+            for first in (0..*count).step_by(TASK_TOKENS) {
+                let last = (first + TASK_TOKENS).min(*count);
                 for head in 0..geometry.heads {
-                    tasks.push((&**cache, cache.tokens + first, row + first, rows, head));
+                    let cache = LayerCache { cache, layer, head, held: cache.tokens };
+                    tasks.push((cache, row, first..last));
                 }
             }
             row += count;
         }
         let target = Pointer(out.as_mut_ptr());
         team::for_each(tasks.len(), |index| {
-            let (cache, position, row, rows, head) = tasks[index];
-            let context = (position + rows).div_ceil(BLOCK_TOKENS) * BLOCK_TOKENS;
-            let mut scratch = Scratch::new(context, geometry);
-            for token in 0..rows {
-                let corner = (row + token) * query_size + head * geometry.group * geometry.head_dim;
-                let queries = &q[corner..corner + geometry.group * geometry.head_dim];
-                // SAFETY: one task per token and head group; `corner` and the group's width lie inside `out`.
-                let out = unsafe {
-                    std::slice::from_raw_parts_mut(target.get().add(corner), geometry.group * geometry.head_dim)
-                };
-                scratch.attend(cache, layer, head, position + token + 1, queries, out);
-            }
+            let (cache, row, new) = &tasks[index];
+            SCRATCH.with_borrow_mut(|scratch| {
+                for first in new.clone().step_by(tokens) {
+                    let new = first..(first + tokens).min(new.end);
+                    let mut pass = HeadPass { geometry, cache: *cache, new, scratch };
+                    pass.gather(&q[row * geometry.query_size()..]);
+                    pass.attend();
+                    // SAFETY: one task per token and head; the sequence's rows lie inside `out`.
+                    unsafe { pass.scatter(target.get().add(row * geometry.query_size())) };
+                }
+            });
         });
     }
 }
 
-/// Buffers of one task.
+/// New tokens of a task.
+const TASK_TOKENS: usize = 32;
+
+/// One head's keys and values of one layer of a sequence.
+#[derive(Clone, Copy)]
+struct LayerCache<'a> {
+    cache: &'a SequenceCache,
+    layer: usize,
+    head: usize,
+    /// Tokens before the new ones.
+    held: usize,
+}
+
+thread_local! {
+    /// Kept from one task to the next: clearing new buffers was a twentieth of a decoding step.
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Buffers whose contents nobody relies on. Rows are the queries of some tokens of one head's group, token by token.
 struct Scratch {
-    geometry: Geometry,
-    /// `[group, context]`.
+    /// `[rows, head_dim]`.
+    queries: Vec<f32>,
+    /// `[rows, context]`.
     scores: Vec<f32>,
-    /// `[group, value columns]`.
+    /// `[rows, value columns]`.
     sums: Vec<f32>,
-    context: usize,
+    /// A block's keys or values in f32.
+    panel: Vec<f32>,
 }
 
 impl Scratch {
-    fn new(context: usize, geometry: Geometry) -> Self {
-        let columns = geometry.head_dim.div_ceil(PANEL) * PANEL;
-        Self {
-            geometry,
-            scores: vec![0.0; geometry.group * context],
-            sums: vec![0.0; geometry.group * columns],
-            context,
+    const fn new() -> Self {
+        Self { queries: Vec::new(), scores: Vec::new(), sums: Vec::new(), panel: Vec::new() }
+    }
+}
+
+/// At least `length` elements of `buffer`, whatever they hold.
+fn at_least(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+    &mut buffer[..length]
+}
+
+/// Attention of some `new` tokens of a sequence, whose queries of one head's group are a tile's rows.
+struct HeadPass<'a> {
+    geometry: Geometry,
+    cache: LayerCache<'a>,
+    new: Range<usize>,
+    scratch: &'a mut Scratch,
+}
+
+impl HeadPass<'_> {
+    fn rows(&self) -> usize {
+        self.new.len() * self.geometry.group
+    }
+
+    /// Takes the queries; `q` begins with the sequence's first new token.
+    fn gather(&mut self, q: &[f32]) {
+        let width = self.geometry.group * self.geometry.head_dim;
+        let queries = at_least(&mut self.scratch.queries, self.new.len() * width);
+        for (queries, token) in queries.chunks_exact_mut(width).zip(self.new.clone()) {
+            let start = token * self.geometry.query_size() + self.cache.head * width;
+            queries.copy_from_slice(&q[start..start + width]);
         }
     }
 
-    /// One token's queries of one head group (`[group, head_dim]`) over the first `seen` tokens of `cache`.
-    fn attend(&mut self, cache: &SequenceCache, layer: usize, head: usize, seen: usize, q: &[f32], out: &mut [f32]) {
-        let Geometry { group, head_dim, heads, window, key_panel, value_panel } = self.geometry;
-        let blocks = seen.div_ceil(BLOCK_TOKENS);
-        let first_seen = window.map_or(0, |window| seen.saturating_sub(window));
-        let first_block = first_seen / BLOCK_TOKENS;
-        for (index, block) in cache.blocks.iter().enumerate().take(blocks).skip(first_block) {
-            let keys = &block.keys[(layer * heads + head) * key_panel..][..key_panel];
-            for_tiles(group, |first, rows| {
-                let x = q[first * head_dim..].as_ptr();
-                let tile = Tile { x, row_stride: head_dim, input_stride: 1, inputs: head_dim };
-                let scores = &mut self.scores[first * self.context + index * BLOCK_TOKENS..];
-                // SAFETY: `rows` queries, one key panel, and `rows` rows of 16 scores, `context` apart.
-                unsafe { tile.run(rows, keys.as_ptr(), scores.as_mut_ptr(), self.context, false) };
-            });
-        }
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        for scores in self.scores.chunks_exact_mut(self.context) {
-            let (_, total) = simd::exponentiate(&mut scores[first_seen..seen], scale);
-            simd::scale(&mut scores[first_seen..seen], 1.0 / total);
-            // Slots of the first and the last block that this token must not see.
-            scores[first_block * BLOCK_TOKENS..first_seen].fill(0.0);
-            scores[seen..blocks * BLOCK_TOKENS].fill(0.0);
-        }
-        self.sums.fill(0.0);
-        let columns = head_dim.div_ceil(PANEL) * PANEL;
-        for (index, block) in cache.blocks.iter().enumerate().take(blocks).skip(first_block) {
-            let values = &block.values[(layer * heads + head) * value_panel..][..value_panel];
-            for (panel, values) in values.chunks_exact(PANEL * BLOCK_TOKENS).enumerate() {
-                for_tiles(group, |first, rows| {
-                    let scores = &self.scores[first * self.context + index * BLOCK_TOKENS..];
-                    let x = scores.as_ptr();
-                    let tile = Tile { x, row_stride: self.context, input_stride: 1, inputs: BLOCK_TOKENS };
-                    let sums = &mut self.sums[first * columns + panel * PANEL..];
-                    // SAFETY: `rows` rows of 16 probabilities, one value panel, `rows` rows of 16 sums.
-                    unsafe { tile.run(rows, values.as_ptr(), sums.as_mut_ptr(), columns, true) };
-                });
+    /// Gives the results; `out` begins with the sequence's first new token.
+    ///
+    /// # Safety
+    /// The tokens' rows lie behind `out`, and nobody else uses this head's part of them.
+    unsafe fn scatter(&self, out: *mut f32) {
+        let Geometry { group, head_dim, .. } = self.geometry;
+        let columns = self.geometry.value_columns();
+        for (sums, token) in self.scratch.sums.chunks_exact(group * columns).zip(self.new.clone()) {
+            let start = token * self.geometry.query_size() + self.cache.head * group * head_dim;
+            for (member, sums) in sums.chunks_exact(columns).enumerate() {
+                // SAFETY: the caller's promise; the buffers do not overlap.
+                unsafe { out.add(start + member * head_dim).copy_from_nonoverlapping(sums.as_ptr(), head_dim) };
             }
         }
-        for (out, sums) in out.chunks_exact_mut(head_dim).zip(self.sums.chunks_exact(columns)) {
-            out.copy_from_slice(&sums[..head_dim]);
+    }
+
+    /// What the query of `row` sees.
+    fn seen_by(&self, row: usize) -> Range<usize> {
+        let seen = self.cache.held + self.new.start + row / self.geometry.group + 1;
+        self.geometry.window.map_or(0, |window| seen.saturating_sub(window))..seen
+    }
+
+    /// Attention of the gathered queries, each over the tokens up to its own.
+    fn attend(&mut self) {
+        let rows = self.rows();
+        let blocks = self.seen_by(0).start / BLOCK_TOKENS..self.seen_by(rows - 1).end.div_ceil(BLOCK_TOKENS);
+        self.score(blocks.clone());
+        self.weigh(blocks.clone());
+        self.add_up(blocks);
+    }
+
+    /// Scores of the keys of `blocks`.
+    fn score(&mut self, blocks: Range<usize>) {
+        let Geometry { head_dim, heads, key_panel, .. } = self.geometry;
+        let (rows, context) = (self.rows(), blocks.len() * BLOCK_TOKENS);
+        let place = self.cache.layer * heads + self.cache.head;
+        let part = place * key_panel..(place + 1) * key_panel;
+        let Scratch { queries, scores, panel, .. } = &mut *self.scratch;
+        let (scores, panel) = (at_least(scores, rows * context), at_least(panel, key_panel));
+        let blocks = &self.cache.cache.blocks[blocks];
+        for (index, block) in blocks.iter().enumerate() {
+            if let Some(next) = blocks.get(index + 1) {
+                next.keys.prefetch(part.clone());
+            }
+            let keys = block.keys.widen(part.clone(), panel);
+            for_tiles(rows, |first, count| {
+                let x = queries[first * head_dim..].as_ptr();
+                let tile = Tile { x, row_stride: head_dim, input_stride: 1, inputs: head_dim };
+                let scores = &mut scores[first * context + index * BLOCK_TOKENS..];
+                // SAFETY: `count` queries, one key panel, and `count` rows of 16 scores, `context` apart.
+                unsafe { tile.run(count, keys.as_ptr(), scores.as_mut_ptr(), context, false) };
+            });
+        }
+    }
+
+    /// Turns the scores of `blocks` into probabilities.
+    fn weigh(&mut self, blocks: Range<usize>) {
+        let scale = 1.0 / (self.geometry.head_dim as f32).sqrt();
+        let (context, first_slot) = (blocks.len() * BLOCK_TOKENS, blocks.start * BLOCK_TOKENS);
+        for row in 0..self.rows() {
+            let seen = self.seen_by(row);
+            let seen = seen.start - first_slot..seen.end - first_slot;
+            let scores = &mut self.scratch.scores[row * context..(row + 1) * context];
+            let (_, total) = simd::exponentiate(&mut scores[seen.clone()], scale);
+            simd::scale(&mut scores[seen.clone()], 1.0 / total);
+            // Slots of the first and the last blocks that this token must not see.
+            scores[..seen.start].fill(0.0);
+            scores[seen.end..].fill(0.0);
+        }
+    }
+
+    /// Adds up the values of `blocks` by their probabilities.
+    fn add_up(&mut self, blocks: Range<usize>) {
+        let Geometry { heads, value_panel, .. } = self.geometry;
+        let (rows, context, columns) = (self.rows(), blocks.len() * BLOCK_TOKENS, self.geometry.value_columns());
+        let place = self.cache.layer * heads + self.cache.head;
+        let part = place * value_panel..(place + 1) * value_panel;
+        let Scratch { scores, sums, panel, .. } = &mut *self.scratch;
+        let (sums, panel) = (at_least(sums, rows * columns), at_least(panel, value_panel));
+        let blocks = &self.cache.cache.blocks[blocks];
+        for (index, block) in blocks.iter().enumerate() {
+            if let Some(next) = blocks.get(index + 1) {
+                next.values.prefetch(part.clone());
+            }
+            let values = block.values.widen(part.clone(), panel);
+            for (panel, values) in values.chunks_exact(PANEL * BLOCK_TOKENS).enumerate() {
+                for_tiles(rows, |first, count| {
+                    let x = scores[first * context + index * BLOCK_TOKENS..].as_ptr();
+                    let tile = Tile { x, row_stride: context, input_stride: 1, inputs: BLOCK_TOKENS };
+                    let sums = &mut sums[first * columns + panel * PANEL..];
+                    // SAFETY: `count` rows of 16 probabilities, one value panel, `count` rows of 16 sums.
+                    unsafe { tile.run(count, values.as_ptr(), sums.as_mut_ptr(), columns, index > 0) };
+                });
+            }
         }
     }
 }
 
-/// Calls `f(first, rows)` for tiles of up to 6 of `count` rows.
+/// Calls `f(first, rows)` for tiles of `count` rows.
 fn for_tiles(count: usize, mut f: impl FnMut(usize, usize)) {
-    let mut first = 0;
-    while first < count {
-        let rows = (count - first).min(6);
-        f(first, rows);
-        first += rows;
+    let step = tile_rows();
+    for first in (0..count).step_by(step) {
+        f(first, (count - first).min(step));
     }
 }
 

@@ -196,6 +196,11 @@ impl Decoder {
         &self.config
     }
 
+    /// Whether linear layers hold quantised blocks, as opposed to numbers that training can change.
+    pub fn is_quantised(&self) -> bool {
+        self.blocks.iter().flat_map(|block| &block.linears).any(|linear| linear.weight.quantised().is_some())
+    }
+
     /// The output head, `[vocab, hidden]`.
     pub fn head(&self) -> &PackedMatrix {
         self.head.as_deref().unwrap_or(&self.embedding)

@@ -7,14 +7,20 @@
 //! # Ok::<(), opencharacter_nn::NnError>(())
 //! ```
 //!
-//! # Why f32 arithmetic on packed weights
+//! # Arithmetic
 //!
 //! Weights are laid out once, at load, for the one kernel that every product with a weight runs through
 //! ([`PackedMatrix`]). Its every output element is one chain of f32 fused multiply-adds, which gives the same bits for
 //! any batch, any number of threads and any instruction set: that is what lets the engine promise that a request's text
 //! does not depend on its company, and what makes the trainer and the engine one model. Quantised weights keep their
-//! few bits in memory and become f32 in the cache, right before they are multiplied; rounding activations to 8 bits as
-//! well would be faster, and would end the promise.
+//! few bits in memory; in training and in the export gate they become f32 in the cache, right before they are
+//! multiplied.
+//!
+//! Generation rounds the activations that meet quantised weights to 8 bits ([`Activations::EightBits`]), and adds up
+//! products of bytes: sums of integers, which are exact in any order, and one f32 operation per block of 32 inputs, in
+//! their order. The promise about company, threads and instruction sets holds all the same; only the trainer's numbers
+//! are others there, by far less than the weights' own rounding. Whoever needs them equal runs the engine on weights
+//! that are not quantised.
 //!
 //! `unsafe` is allowed in the modules that need it (the kernel, strided products, memory-mapped weights) and nowhere
 //! else in the workspace.
@@ -53,7 +59,7 @@ mod weights;
 
 pub use adapter::{Adapter, LoraAdapter, LoraConfig, PackedAdapter};
 pub use batch::PackedBatch;
-pub use cache::{BLOCK_TOKENS, CacheBlock, CachedAttend, SequenceCache};
+pub use cache::{BLOCK_TOKENS, CacheBlock, CacheFormat, CachedAttend, SequenceCache};
 pub use chat_template::{ChatTemplate, EncodedConversation};
 pub use config::{DecoderConfig, LinearName};
 pub use decoder::{Attend, Decoder, PackedAttend, WeightRef};

@@ -49,7 +49,7 @@ impl EightBitRows {
     }
 
     /// Quants and blocks of the rows from `first` on, and blocks of a row.
-    pub(super) fn from_row(&self, first: usize) -> (&[i8], &[RowBlock], usize) {
+    pub(super) fn rows_from(&self, first: usize) -> (&[i8], &[RowBlock], usize) {
         let blocks = self.inputs / BLOCK;
         (&self.quants[first * self.inputs..], &self.blocks[first * blocks..], blocks)
     }

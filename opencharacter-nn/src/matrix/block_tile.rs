@@ -199,10 +199,8 @@ mod vnni {
         unsafe {
             let out = out.cast::<f32>();
             let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            for row in 0..ROWS {
-                for panel in 0..2 {
-                    sums[row][panel] = _mm512_loadu_ps(out.add((row * 2 + panel) * PANEL));
-                }
+            for (place, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+                *sum = _mm512_loadu_ps(out.add(place * PANEL));
             }
             for block in 0..tile.count {
                 let source = tile.pair.as_ptr().add(block * 2 * panel_bytes);
@@ -215,45 +213,41 @@ mod vnni {
                 let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
                 if FORMAT != Q4_1 {
                     // The weights' bytes are without sign: what was added to them is taken off here.
-                    for row in 0..ROWS {
+                    for (row, dots) in dots.iter_mut().enumerate() {
                         let sum = _mm512_set1_epi32((*blocks.add(row * tile.count)).sum);
                         let added =
                             if FORMAT == Q8_0 { _mm512_slli_epi32::<7>(sum) } else { _mm512_slli_epi32::<3>(sum) };
-                        dots[row] = [_mm512_sub_epi32(_mm512_setzero_si512(), added); 2];
+                        *dots = [_mm512_sub_epi32(_mm512_setzero_si512(), added); 2];
                     }
                 }
                 for group in 0..BLOCK / GROUP {
                     let first = weights::<FORMAT>(source.add(halves_bytes), group);
                     let second = weights::<FORMAT>(source.add(panel_bytes + halves_bytes), group);
-                    for row in 0..ROWS {
-                        let values = values.add(row * tile.count * BLOCK + group * GROUP).cast::<i32>();
-                        for half in 0..2 {
-                            let values = _mm512_set1_epi32(values.add(half).read_unaligned());
-                            dots[row][0] = _mm512_dpbusd_epi32(dots[row][0], first[half], values);
-                            dots[row][1] = _mm512_dpbusd_epi32(dots[row][1], second[half], values);
+                    for (row, dots) in dots.iter_mut().enumerate() {
+                        let values = values.add(row * tile.count * BLOCK + group * GROUP).cast::<[u8; 4]>();
+                        for (half, (first, second)) in first.into_iter().zip(second).enumerate() {
+                            let values = _mm512_set1_epi32(i32::from_le_bytes(*values.add(half)));
+                            dots[0] = _mm512_dpbusd_epi32(dots[0], first, values);
+                            dots[1] = _mm512_dpbusd_epi32(dots[1], second, values);
                         }
                     }
                 }
                 for panel in 0..2 {
-                    let scale = halves(source.add(panel * panel_bytes));
-                    for row in 0..ROWS {
+                    let source = source.add(panel * panel_bytes);
+                    let scale = halves(source);
+                    for (row, (sums, dots)) in sums.iter_mut().zip(&dots).enumerate() {
                         let of_row = &*blocks.add(row * tile.count);
-                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[row][panel]), scale);
-                        sums[row][panel] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(of_row.scale), sums[row][panel]);
-                    }
-                    if FORMAT == Q4_1 {
-                        let offset = halves(source.add(panel * panel_bytes + 2 * PANEL));
-                        for row in 0..ROWS {
-                            let sum = _mm512_set1_ps((*blocks.add(row * tile.count)).scaled_sum);
-                            sums[row][panel] = _mm512_fmadd_ps(offset, sum, sums[row][panel]);
+                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(dots[panel]), scale);
+                        sums[panel] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(of_row.scale), sums[panel]);
+                        if FORMAT == Q4_1 {
+                            let offset = halves(source.add(2 * PANEL));
+                            sums[panel] = _mm512_fmadd_ps(offset, _mm512_set1_ps(of_row.scaled_sum), sums[panel]);
                         }
                     }
                 }
             }
-            for row in 0..ROWS {
-                for panel in 0..2 {
-                    _mm512_storeu_ps(out.add((row * 2 + panel) * PANEL), sums[row][panel]);
-                }
+            for (place, sum) in sums.as_flattened().iter().enumerate() {
+                _mm512_storeu_ps(out.add(place * PANEL), *sum);
             }
         }
     }
@@ -314,7 +308,7 @@ mod avx2 {
         unsafe {
             for group in 0..BLOCK / GROUP {
                 let value = |row: usize, half: usize| {
-                    values.add(row * row_stride + group * GROUP).cast::<i32>().add(half).read_unaligned()
+                    i32::from_le_bytes(*values.add(row * row_stride + group * GROUP).cast::<[u8; 4]>().add(half))
                 };
                 if format == BlockFormat::Q8_0 {
                     for half in 0..2 {
@@ -416,7 +410,7 @@ mod tests {
         // The largest sums that the formats allow, in one block.
         values[..BLOCK].fill(1.0);
         let x = EightBitRows::new(&values, inputs);
-        let (quants, blocks, count) = x.from_row(0);
+        let (quants, blocks, count) = x.rows_from(0);
         let best = instruction_set();
         for (format, kind) in FORMATS {
             let mut data = QTensor::quantize(&weights, kind).unwrap().data().unwrap().to_vec();
@@ -446,30 +440,6 @@ mod tests {
                         assert_eq!(run(set), expected, "{set:?}, {format:?}, {rows} rows");
                     }
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn speed() {
-        let (outputs, inputs, rows) = (1536, 576, 6);
-        let weights = Tensor::from_vec(draw(1, outputs * inputs), (outputs, inputs), &Device::Cpu).unwrap();
-        let values = draw(2, rows * inputs);
-        let x = EightBitRows::new(&values, inputs);
-        for (format, kind) in FORMATS {
-            let data = QTensor::quantize(&weights, kind).unwrap().data().unwrap().to_vec();
-            let panels = BlockPanels::new(format, &data, outputs, inputs);
-            for rows in [1, 2, 3, 4, 6] {
-                let mut sums = [[0.5; 2 * PANEL]; BLOCK_TILE_ROWS];
-                let start = std::time::Instant::now();
-                let times = 400;
-                for _ in 0..times {
-                    for pair in 0..outputs / 32 {
-                        panels.add_products(pair, &x, 0, &mut sums[..rows]);
-                    }
-                }
-                let flops = 2.0 * (times * rows * outputs * inputs) as f64 / start.elapsed().as_secs_f64() / 1e9;
-                println!("{format:?} {rows} rows {flops:.0} GFLOP/s {}", sums[0][0]);
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Weights that stay in the few bits in which their file holds them.
 //!
 //! llama.cpp's `Q4_0`, `Q4_1` and `Q8_0` cut each row into blocks of 32 weights with a scale (and an offset) of their
-//! own. Here 16 rows make a panel, as in the f32 form, and a panel's block is turned into f32 in a small buffer right
-//! before it is multiplied: the same values, bit for bit, that dequantising the whole file at load would give, for a
-//! fifth of the memory and of the traffic.
+//! own. Here 16 rows make a panel, as in the f32 form. Activations in 8 bits are multiplied with the quants as they lie
+//! ([`BlockTile`]). For activations in f32, a panel's block is turned into f32 in a small buffer right before: the same
+//! values, bit for bit, that dequantising the whole file at load would give, for a fifth of the memory and of the
+//! traffic.
 //!
-//! Two panels lie interleaved, block by block, because a single row of activations is multiplied by two at once: the
-//! processor then reads one stream, which it fetches ahead. Two streams that lie kilobytes apart took 1.4 times as long.
+//! Two panels lie interleaved, block by block, because rows are multiplied by two at once: the processor then reads one
+//! stream, which it fetches ahead. For a single row, two streams that lie kilobytes apart took 1.4 times as long.
 
 use half::f16;
 
@@ -156,7 +157,7 @@ impl BlockPanels {
     /// # Panics
     /// When `x` has other inputs, or fewer rows.
     pub(super) fn add_products(&self, pair: usize, x: &EightBitRows, first: usize, sums: &mut [PairSums]) {
-        let (quants, blocks, count) = x.from_row(first);
+        let (quants, blocks, count) = x.rows_from(first);
         BlockTile { format: self.format, pair: self.pair(pair), quants, blocks, count }.add_to(sums);
     }
 
@@ -363,12 +364,12 @@ mod avx2 {
         // SAFETY: the caller's promise.
         unsafe {
             for half in 0..2 {
-                for lanes in 0..2 {
+                for (lanes, scales) in scales.into_iter().enumerate() {
                     let mut words = _mm256_loadu_si256(source.add((2 * half + lanes) * 32).cast());
                     // The last input lies highest.
                     for input in [6, 4, 2, 0] {
                         let quants = _mm256_cvtepi32_ps(_mm256_srai_epi32::<24>(words));
-                        let weights = _mm256_mul_ps(quants, scales[lanes]);
+                        let weights = _mm256_mul_ps(quants, scales);
                         _mm256_storeu_ps(out.add((input + half) * PANEL + lanes * 8), weights);
                         words = _mm256_slli_epi32::<8>(words);
                     }

@@ -277,7 +277,7 @@ impl<'a> CachedAttend<'a> {
         Ok(())
     }
 
-    fn compute(&self, layer: usize, q: &[f32], out: &mut [f32]) {
+    fn compute(&self, layer: usize, q: &[f32]) -> Vec<f32> {
         let geometry = Geometry::new(self.config);
         // Tokens of one sequence and one head whose queries, together, fill a tile: they share each widened block.
         let tokens = (tile_rows() / geometry.group).max(1);
@@ -293,6 +293,8 @@ impl<'a> CachedAttend<'a> {
             }
             row += count;
         }
+        assert_eq!(q.len(), row * geometry.query_size(), "queries of all new tokens");
+        let mut out = Vec::<f32>::with_capacity(q.len());
         let target = Pointer(out.as_mut_ptr());
         team::for_each(tasks.len(), |index| {
             let (cache, row, new) = &tasks[index];
@@ -307,6 +309,9 @@ impl<'a> CachedAttend<'a> {
                 }
             });
         });
+        // SAFETY: the tasks have written every head of every token.
+        unsafe { out.set_len(q.len()) };
+        out
     }
 }
 
@@ -486,8 +491,6 @@ fn for_tiles(count: usize, mut f: impl FnMut(usize, usize)) {
 impl Attend for CachedAttend<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Vec<f32>)> {
         self.store(layer, &floats(k)?, &floats(v)?)?;
-        let mut out = vec![0.0; q.elem_count()];
-        self.compute(layer, &floats(q)?, &mut out);
-        Ok((from_floats(out, q.dims())?, Vec::new()))
+        Ok((from_floats(self.compute(layer, &floats(q)?), q.dims())?, Vec::new()))
     }
 }

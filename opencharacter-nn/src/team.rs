@@ -235,6 +235,29 @@ pub fn for_each_chunk<T: Send>(values: &mut [T], length: usize, body: impl Fn(us
     });
 }
 
+/// A vector of `total` zeros, every run of `length` of which `body` may change, as in [`for_each_chunk`].
+///
+/// Each thread clears what it then fills. Clearing megabytes on one thread while the others wait, and once more through
+/// memory, was a tenth of a prefill step's time.
+pub(crate) fn fill(total: usize, length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut values = Vec::<f32>::with_capacity(total);
+    let length = length.max(1);
+    let start = Pointer(values.as_mut_ptr());
+    for_each(total.div_ceil(length), |index| {
+        let first = index * length;
+        let count = length.min(total - first);
+        // SAFETY: every index has elements of its own, inside the capacity, and zero bytes are a zero.
+        let chunk = unsafe {
+            start.get().add(first).write_bytes(0, count);
+            std::slice::from_raw_parts_mut(start.get().add(first), count)
+        };
+        body(index, chunk);
+    });
+    // SAFETY: the loop has written all of them.
+    unsafe { values.set_len(total) };
+    values
+}
+
 /// A pointer that may cross threads; every user writes to elements that no other does.
 pub(crate) struct Pointer<T>(pub(crate) *mut T);
 

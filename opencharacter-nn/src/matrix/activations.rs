@@ -71,6 +71,12 @@ vectorised! {
             }
             let largest = f32::from_bits(largest);
             let scale = largest / 127.0;
+            if !scale.is_finite() {
+                // What it scales must be a number, so that every product with it is none.
+                quants.fill(0);
+                *block = RowBlock { scale: f32::NAN, sum: 0, scaled_sum: f32::NAN };
+                continue;
+            }
             // Below that, the inverse would overflow; the block is as good as zero.
             let inverse = if largest < 1e-35 { 0.0 } else { 127.0 / largest };
             let mut rounded = [0_i32; BLOCK];

@@ -17,15 +17,13 @@ impl Dropout {
     /// `values` with some zeroed and the others scaled; also what a gradient becomes on its way back.
     pub(crate) fn apply(self, values: &[f32]) -> Vec<f32> {
         let keep = 1.0 / (1.0 - self.probability);
-        let mut out = vec![0.0; values.len()];
-        team::for_each_chunk(&mut out, CHUNK, |chunk, out| {
+        team::fill(values.len(), CHUNK, |chunk, out| {
             for (place, (out, value)) in out.iter_mut().zip(&values[chunk * CHUNK..]).enumerate() {
                 if keyed_uniform(self.key, (chunk * CHUNK + place) as u64) >= self.probability {
                     *out = value * keep;
                 }
             }
-        });
-        out
+        })
     }
 }
 

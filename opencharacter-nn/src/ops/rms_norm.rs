@@ -53,9 +53,8 @@ fn chunk_length(width: usize) -> usize {
 pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tensor> {
     let width = weight.len();
     let rows = floats(x)?;
-    let mut out = vec![0.0; rows.len()];
     let length = chunk_length(width);
-    team::for_each_chunk(&mut out, length, |chunk, out| {
+    let out = team::fill(rows.len(), length, |chunk, out| {
         for (out, row) in out.chunks_mut(width).zip(rows[chunk * length..].chunks(width)) {
             normalise_row(row, weight, epsilon, out);
         }
@@ -67,9 +66,8 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tenso
 pub(crate) fn rms_norm_backward(x: &Tensor, weight: &[f32], gradient: &Tensor, epsilon: f32) -> Result<Tensor> {
     let width = weight.len();
     let (rows, gradient) = (floats(x)?, floats(gradient)?);
-    let mut out = vec![0.0; rows.len()];
     let length = chunk_length(width);
-    team::for_each_chunk(&mut out, length, |chunk, out| {
+    let out = team::fill(rows.len(), length, |chunk, out| {
         let rows = rows[chunk * length..].chunks(width).zip(gradient[chunk * length..].chunks(width));
         for (out, (row, gradient)) in out.chunks_mut(width).zip(rows) {
             backward_row(row, weight, gradient, epsilon, out);

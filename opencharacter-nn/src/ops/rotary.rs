@@ -61,8 +61,9 @@ pub(crate) fn rotate(x: &Tensor, rotation: &Rotation, direction: Direction) -> R
     let features = x.dim(1)?;
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
     let half = rotation.half;
-    let mut out = floats(x)?.to_vec();
-    team::for_each_chunk(&mut out, TOKENS * features, |chunk, rows| {
+    let values = floats(x)?;
+    let out = team::fill(values.len(), TOKENS * features, |chunk, rows| {
+        rows.copy_from_slice(&values[chunk * TOKENS * features..][..rows.len()]);
         let angles = rotation.pairs[chunk * TOKENS * half..].chunks_exact(half);
         for (row, pairs) in rows.chunks_exact_mut(features).zip(angles) {
             for head in row.chunks_exact_mut(2 * half) {

@@ -32,8 +32,7 @@ simd::vectorised! {
 /// `silu(gate) * up`, element by element; `silu(x) = x / (1 + e^-x)`.
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (gates, up) = (floats(gate)?, floats(up)?);
-    let mut out = vec![0.0; gates.len()];
-    team::for_each_chunk(&mut out, CHUNK, |chunk, out| {
+    let out = team::fill(gates.len(), CHUNK, |chunk, out| {
         let start = chunk * CHUNK;
         forward(&gates[start..start + out.len()], &up[start..start + out.len()], out);
     });

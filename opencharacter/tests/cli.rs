@@ -127,7 +127,8 @@ fn good_rows_survive_bad_ones_with_on_error_skip() {
 fn complete_and_score_agree_with_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let messages = folder.path().join("messages.json");
-    fs::write(&messages, r#"[{"role": "user", "content": "What is the capital of France?"}]"#).unwrap();
+    fs::write(&messages, r#"[{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]"#)
+        .unwrap();
     let output =
         program().args(["complete", "--json", "--max-tokens", "40", "--messages"]).arg(&messages).output().unwrap();
     let completion: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
@@ -136,7 +137,7 @@ fn complete_and_score_agree_with_each_other() {
     // The likeliest answer is likelier than a wrong one.
     let dialogue = |answer: &str| {
         serde_json::json!({"messages": [
-            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "user", "content": "What is the capital of France? Answer in one sentence."},
             {"role": "assistant", "content": answer},
         ]})
     };
@@ -280,20 +281,26 @@ fn an_exported_model_scores_as_base_and_adapter_do() {
         String::from_utf8(output.stdout).unwrap()
     };
     random_adapter(Path::new(run("model fetch").trim_end()), &out.path().join("adapter"));
+    // In f32: on quantised weights the engine rounds, and a sum of base and adapter is then not the merged model's.
+    run("export --to safetensors --type f32 --out OUT/base");
     let nll = |arguments: &str| {
         let line: Value =
             serde_json::from_str(&run(&format!("score --dialogues OUT/d.jsonl --json {arguments}"))).unwrap();
         line["nll"].as_f64().unwrap()
     };
-    let (base, tuned) = (nll(""), nll("--adapter OUT/adapter"));
+    let (base, tuned) = (nll("--model OUT/base"), nll("--model OUT/base --adapter OUT/adapter"));
     assert!((base - tuned).abs() > 0.05, "the adapter changes too little to test anything: {base} and {tuned}");
-    run("export --to safetensors --type f32 --adapter OUT/adapter --out OUT/folder");
+    run("export --to safetensors --type f32 --model OUT/base --adapter OUT/adapter --out OUT/folder");
     let exported = nll("--model OUT/folder");
     assert!((exported - tuned).abs() < 1e-4, "{exported} from the folder, {tuned} expected");
     // And on from there: what GGUF needs of a tokenizer is made from `tokenizer.json`.
     run("export --to gguf --type q8_0 --model OUT/folder --out OUT/model.gguf");
-    let exported = nll("--model OUT/model.gguf");
-    assert!((exported - tuned).abs() < 0.02, "{exported} from q8_0, {tuned} expected");
+    run("export --to safetensors --type f32 --model OUT/model.gguf --out OUT/again");
+    let exported = nll("--model OUT/again");
+    assert!((exported - tuned).abs() < 0.02, "{exported} from q8_0's weights, {tuned} expected");
+    // As it is served, with activations in 8 bits: these 21 tokens moved by 0.021 where 3,574 moved by 0.0002.
+    let served = nll("--model OUT/model.gguf");
+    assert!((served - exported).abs() < 0.05, "{served} from q8_0, {exported} expected");
 }
 
 /// An adapter of rank 1 for `model`, both of its factors random.

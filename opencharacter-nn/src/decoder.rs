@@ -300,9 +300,10 @@ impl Decoder {
         };
         let normed_middle = ops::rms_norm(&tape_middle, &pass.block.post_attention_norm, epsilon)?;
         let up = up.map_or_else(|| pass.forward(LinearName::UpProj, &normed_middle), Ok)?;
-        let activated = ops::swiglu(&tape.gate, &up)?;
-        let activated = pass.linears(&activated, &[(LinearName::DownProj, upstream)])?;
-        let (gate, up) = ops::swiglu_backward(&tape.gate, &up, &activated)?;
+        let down = [(LinearName::DownProj, upstream)];
+        let (gradient, inner) = pass.input_gradient(&down)?;
+        let ops::SwigluBackward { activated, gate, up } = ops::swiglu_backward(&tape.gate, &up, &gradient)?;
+        pass.add(&activated, &down, &inner)?;
         let normed = pass.linears(&normed_middle, &[(LinearName::GateProj, &gate), (LinearName::UpProj, &up)])?;
         let middle = pass.norm(Parameter::PostAttentionNorm(layer), &tape_middle, &normed, epsilon)?;
         let middle = ops::add(&middle, upstream)?;
@@ -463,8 +464,9 @@ impl<'a> BlockBackward<'a> {
         Ok(out)
     }
 
-    /// Gradients of the layers that share input `x`, each given the gradient of its result; returns that of `x`.
-    fn linears(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<Tensor> {
+    /// The gradient of the input that layers share, given those of their results, and for each adapter the gradient of
+    /// its inner product.
+    fn input_gradient(&self, parts: &[(LinearName, &Tensor)]) -> Result<(Tensor, Vec<Option<Vec<f32>>>)> {
         let upstream: Vec<Upstream<'_>> = parts
             .iter()
             .map(|&(name, gradient)| Upstream {
@@ -473,7 +475,12 @@ impl<'a> BlockBackward<'a> {
                 lora: self.lora(name),
             })
             .collect();
-        let (gradient, inner) = ops::linear_input_gradient(&upstream)?;
+        ops::linear_input_gradient(&upstream)
+    }
+
+    /// Gradients of the layers that share input `x`, each given the gradient of its result; returns that of `x`.
+    fn linears(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<Tensor> {
+        let (gradient, inner) = self.input_gradient(parts)?;
         self.add(x, parts, &inner)?;
         Ok(gradient)
     }

@@ -1,8 +1,8 @@
 //! Element-wise arithmetic that the compiler turns into vector code.
 //!
-//! Each routine is written once as plain loops over `f32::mul_add`, and compiled twice: for the machine that every
-//! build must run on, and for AVX2 with FMA, chosen when it runs. A fused multiply-add rounds once wherever it is
-//! computed, so both versions give the same bits.
+//! Each routine is written once as plain loops over `f32::mul_add`, and compiled three times: for the machine that
+//! every build must run on, for AVX2 with FMA, and for AVX-512; which one is chosen when it runs. A fused multiply-add rounds once wherever it is
+//! computed, so all versions give the same bits.
 
 #![expect(
     clippy::inline_always,
@@ -11,7 +11,19 @@
 
 use half::{f16, slice::HalfFloatSliceExt as _};
 
-/// Defines `$name` with a copy of its body compiled for AVX2 and FMA, picked at run time.
+/// Whether the processor has the parts of AVX-512 that element-wise loops are compiled for.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) fn has_avx512() -> bool {
+    use std::arch::is_x86_feature_detected;
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
+/// Defines `$name` with copies of its body compiled for AVX2 with FMA and for AVX-512, picked at run time.
 macro_rules! vectorised {
     ($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
@@ -24,6 +36,14 @@ macro_rules! vectorised {
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($argument: $type),*) $(-> $result)? {
                     portable($($argument),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    portable($($argument),*)
+                }
+                if $crate::simd::has_avx512() {
+                    // SAFETY: the processor has just been found to have them.
+                    return unsafe { avx512($($argument),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                     // SAFETY: the processor has just been found to have both features.

@@ -235,27 +235,41 @@ pub fn for_each_chunk<T: Send>(values: &mut [T], length: usize, body: impl Fn(us
     });
 }
 
+/// Elements that a core clears and fills at once: 16 KiB, half of its first-level cache.
+pub(crate) const RUN: usize = 4096;
+
 /// A vector of `total` zeros, every run of `length` of which `body` may change, as in [`for_each_chunk`].
 ///
 /// Each thread clears what it then fills. Clearing megabytes on one thread while the others wait, and once more through
-/// memory, was a tenth of a prefill step's time.
+/// memory, was a tenth of a prefill step's time. A run should fit a core's first-level cache, so that clearing it costs
+/// next to nothing: some [`RUN`] elements.
 pub(crate) fn fill(total: usize, length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut values = Vec::<f32>::with_capacity(total);
+    let [values] = fill_several(total, length, |index, [chunk]| body(index, chunk));
+    values
+}
+
+/// As [`fill`], several vectors at once.
+pub(crate) fn fill_several<const COUNT: usize>(
+    total: usize,
+    length: usize,
+    body: impl Fn(usize, [&mut [f32]; COUNT]) + Sync,
+) -> [Vec<f32>; COUNT] {
+    let mut vectors = [(); COUNT].map(|()| Vec::<f32>::with_capacity(total));
     let length = length.max(1);
-    let start = Pointer(values.as_mut_ptr());
+    let starts = vectors.each_mut().map(|values| Pointer(values.as_mut_ptr()));
     for_each(total.div_ceil(length), |index| {
         let first = index * length;
         let count = length.min(total - first);
-        // SAFETY: every index has elements of its own, inside the capacity, and zero bytes are a zero.
-        let chunk = unsafe {
+        // SAFETY: every index has elements of its own, inside each capacity, and zero bytes are a zero.
+        let chunks = starts.map(|start| unsafe {
             start.get().add(first).write_bytes(0, count);
             std::slice::from_raw_parts_mut(start.get().add(first), count)
-        };
-        body(index, chunk);
+        });
+        body(index, chunks);
     });
     // SAFETY: the loop has written all of them.
-    unsafe { values.set_len(total) };
-    values
+    vectors.iter_mut().for_each(|values| unsafe { values.set_len(total) });
+    vectors
 }
 
 /// A pointer that may cross threads; every user writes to elements that no other does.

@@ -1,5 +1,7 @@
 //! Weight gradients: products that sum over the tokens.
 
+use std::cell::RefCell;
+
 use super::{
     kernel::{MAX_TILE_ROWS, PANEL, Tile, instruction_set, tile_rows},
     run_clipped,
@@ -11,6 +13,11 @@ use crate::team::{self, Pointer};
 const CHUNK: usize = 256;
 /// Panels of the right factor that share a strip of the left one.
 const GROUP: usize = 8;
+
+thread_local! {
+    /// Strips of the right factor.
+    static STRIPS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Where an outer product is added.
 pub(crate) enum Target<'a> {
@@ -50,33 +57,35 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     let splits = (team::threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
     let split = left_features.div_ceil(splits).next_multiple_of(step);
     let splits = left_features.div_ceil(split);
-    let mut left_strips = vec![0.0_f32; left_features.div_ceil(step) * step * tokens];
-    team::for_each_chunk(&mut left_strips, step * tokens, |strip, target| {
+    let strips = left_features.div_ceil(step);
+    let left_strips = team::fill(strips * step * tokens, step * tokens, |strip, target| {
         copy_strip(left, left_features, strip * step, tokens, step, target);
     });
     let task = |index: usize| {
         let (group, part) = (index / splits, index % splits);
         let strips = group * GROUP..((group + 1) * GROUP).min(panels);
-        let mut right_strips = vec![0.0_f32; strips.len() * CHUNK * PANEL];
-        for start in (0..tokens).step_by(CHUNK) {
-            let count = CHUNK.min(tokens - start);
-            for (strip, panel) in right_strips.chunks_exact_mut(CHUNK * PANEL).zip(strips.clone()) {
-                copy_strip(&right[start * right_features..], right_features, panel * PANEL, count, PANEL, strip);
-            }
-            for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
-                let rows = step.min(left_features - first).min((part + 1) * split - first);
-                let left_strip = &left_strips[first * tokens + start * step..][..count * step];
-                for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
-                    let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
-                    let tile = Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: step, inputs: count };
-                    // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
-                    unsafe {
-                        let corner = out.get().add(panel * panel_stride + first * row_stride);
-                        run_clipped(set, tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
+        STRIPS.with_borrow_mut(|right_strips| {
+            right_strips.resize(GROUP * CHUNK * PANEL, 0.0);
+            for start in (0..tokens).step_by(CHUNK) {
+                let count = CHUNK.min(tokens - start);
+                for (strip, panel) in right_strips.chunks_exact_mut(CHUNK * PANEL).zip(strips.clone()) {
+                    copy_strip(&right[start * right_features..], right_features, panel * PANEL, count, PANEL, strip);
+                }
+                for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
+                    let rows = step.min(left_features - first).min((part + 1) * split - first);
+                    let left_strip = &left_strips[first * tokens + start * step..][..count * step];
+                    for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
+                        let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
+                        let tile = Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: step, inputs: count };
+                        // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
+                        unsafe {
+                            let corner = out.get().add(panel * panel_stride + first * row_stride);
+                            run_clipped(set, tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
+                        }
                     }
                 }
             }
-        }
+        });
     };
     team::for_each(groups * splits, task);
 }

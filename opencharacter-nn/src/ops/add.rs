@@ -1,10 +1,10 @@
 use candle_core::{Result, Tensor};
 
 use super::storage::{floats, from_floats};
-use crate::{simd, team};
-
-/// Elements per parallel task.
-const CHUNK: usize = 32_768;
+use crate::{
+    simd,
+    team::{self, RUN},
+};
 
 simd::vectorised! {
     fn add_slice(target: &mut [f32], other: &[f32]) {
@@ -17,8 +17,8 @@ simd::vectorised! {
 /// `target += other`, element by element.
 pub(crate) fn add_into(target: &mut [f32], other: &[f32]) {
     assert_eq!(target.len(), other.len(), "both have one shape");
-    team::for_each_chunk(target, CHUNK, |chunk, target| {
-        add_slice(target, &other[chunk * CHUNK..chunk * CHUNK + target.len()]);
+    team::for_each_chunk(target, RUN, |run, target| {
+        add_slice(target, &other[run * RUN..run * RUN + target.len()]);
     });
 }
 
@@ -26,8 +26,8 @@ pub(crate) fn add_into(target: &mut [f32], other: &[f32]) {
 pub(crate) fn add(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     let (values, other) = (floats(left)?, floats(right)?);
     assert_eq!(values.len(), other.len(), "both have one shape");
-    let sum = team::fill(values.len(), CHUNK, |chunk, sum| {
-        let place = chunk * CHUNK..chunk * CHUNK + sum.len();
+    let sum = team::fill(values.len(), RUN, |run, sum| {
+        let place = run * RUN..run * RUN + sum.len();
         sum.copy_from_slice(&values[place.clone()]);
         add_slice(sum, &other[place]);
     });

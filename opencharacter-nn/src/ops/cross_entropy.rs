@@ -21,12 +21,14 @@ pub(crate) struct HeadLoss {
 }
 
 simd::vectorised! {
-    /// Turns logits into `weight * (softmax - one_hot(target))`.
-    fn softmax_minus_target(logits: &mut [f32], normaliser: f32, target: usize, weight: f32) {
-        for logit in logits.iter_mut() {
-            *logit = simd::exp(*logit - normaliser) * weight;
-        }
+    /// Turns logits into `weight * (softmax - one_hot(target))` and returns the loss: as many exponentials as the loss
+    /// alone takes, and its bits.
+    fn loss_and_gradient(logits: &mut [f32], target: usize, weight: f32) -> f32 {
+        let of_target = logits[target];
+        let (maximum, total) = simd::exponentiate(logits, 1.0);
+        simd::scale(logits, weight / total);
         logits[target] -= weight;
+        maximum + total.ln() - of_target
     }
 }
 
@@ -81,12 +83,12 @@ fn run(
         let losses_start = Pointer(losses.as_mut_ptr());
         team::for_each_chunk(&mut logits, head.outputs(), |row, logits| {
             let target = targets[row] as usize;
-            let normaliser = simd::log_sum_exp(logits);
+            let loss = match weights {
+                Some(weights) => loss_and_gradient(logits, target, weights[row]),
+                None => simd::log_sum_exp(logits) - logits[target],
+            };
             // SAFETY: one writer per row.
-            unsafe { *losses_start.get().add(row) = normaliser - logits[target] };
-            if let Some(weights) = weights {
-                softmax_minus_target(logits, normaliser, target, weights[row]);
-            }
+            unsafe { *losses_start.get().add(row) = loss };
         });
         per_row.extend(losses);
         if weights.is_some() {

@@ -1,7 +1,10 @@
 use candle_core::{Result, Tensor};
 
 use super::storage::{floats, from_floats};
-use crate::{simd, team};
+use crate::{
+    simd,
+    team::{self, RUN},
+};
 
 /// `1 / sqrt(mean(x^2) + epsilon)` of one row.
 #[expect(clippy::inline_always, reason = "must become part of the copy that is compiled for newer processors")]
@@ -44,7 +47,7 @@ simd::vectorised! {
 
 /// Elements per parallel task: whole rows.
 fn chunk_length(width: usize) -> usize {
-    8192_usize.next_multiple_of(width.max(1))
+    RUN.next_multiple_of(width.max(1))
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight` over each run of `weight.len()` features; `x` is `[tokens, features]`.

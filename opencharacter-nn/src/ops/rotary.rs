@@ -16,7 +16,7 @@ pub(crate) struct Rotation {
 }
 
 /// Tokens per parallel task.
-const TOKENS: usize = 32;
+const TOKENS: usize = 8;
 
 /// Which way to turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,11 +3,8 @@ use candle_core::{Result, Tensor};
 use super::storage::{floats, from_floats};
 use crate::{
     simd,
-    team::{self, Pointer},
+    team::{self, RUN},
 };
-
-/// Elements per parallel task: large enough to be worth one.
-const CHUNK: usize = 16_384;
 
 simd::vectorised! {
     fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -18,11 +15,15 @@ simd::vectorised! {
 }
 
 simd::vectorised! {
-    fn backward(gate: &[f32], up: &[f32], gradient: &[f32], gate_gradient: &mut [f32], up_gradient: &mut [f32]) {
-        let inputs = gate.iter().zip(up).zip(gradient);
-        for (((&gate, &up), &g), (gate_out, up_out)) in inputs.zip(gate_gradient.iter_mut().zip(up_gradient)) {
-            let sigmoid = 1.0 / (1.0 + simd::exp(-gate));
-            let silu = gate * sigmoid;
+    fn backward(inputs: [&[f32]; 3], outputs: [&mut [f32]; 3]) {
+        let [gate, up, gradient] = inputs;
+        let [activated, gate_gradient, up_gradient] = outputs;
+        let outputs = activated.iter_mut().zip(gate_gradient).zip(up_gradient);
+        for (((activated, gate_out), up_out), ((&gate, &up), &g)) in outputs.zip(gate.iter().zip(up).zip(gradient)) {
+            let denominator = 1.0 + simd::exp(-gate);
+            let silu = gate / denominator;
+            let sigmoid = 1.0 / denominator;
+            *activated = silu * up;
             *up_out = g * silu;
             *gate_out = g * up * (sigmoid + silu * (1.0 - sigmoid));
         }
@@ -32,31 +33,43 @@ simd::vectorised! {
 /// `silu(gate) * up`, element by element; `silu(x) = x / (1 + e^-x)`.
 pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     let (gates, up) = (floats(gate)?, floats(up)?);
-    let out = team::fill(gates.len(), CHUNK, |chunk, out| {
-        let start = chunk * CHUNK;
+    let out = team::fill(gates.len(), RUN, |run, out| {
+        let start = run * RUN;
         forward(&gates[start..start + out.len()], &up[start..start + out.len()], out);
     });
     from_floats(out, gate.dims())
 }
 
+/// What the way back through [`swiglu`] gives.
+pub(crate) struct SwigluBackward {
+    /// The result once more, with the same bits: the next layer's parameters need it for their gradients, and its
+    /// exponential is at hand.
+    pub(crate) activated: Tensor,
+    /// The gradient of `gate`.
+    pub(crate) gate: Tensor,
+    /// The gradient of `up`.
+    pub(crate) up: Tensor,
+}
+
 /// The gradients of `gate` and `up`, given that of [`swiglu`]'s result.
-pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
+pub(crate) fn swiglu_backward(gate: &Tensor, up: &Tensor, gradient: &Tensor) -> Result<SwigluBackward> {
     let (gates, ups, gradient) = (floats(gate)?, floats(up)?, floats(gradient)?);
-    let mut gate_gradient = vec![0.0; gates.len()];
-    let mut up_gradient = vec![0.0; gates.len()];
-    let up_start = Pointer(up_gradient.as_mut_ptr());
-    team::for_each_chunk(&mut gate_gradient, CHUNK, |chunk, gate_out| {
-        let place = chunk * CHUNK..chunk * CHUNK + gate_out.len();
-        // SAFETY: the same elements as `gate_out`'s, of a vector as long, which nobody else touches.
-        let up_out = unsafe { std::slice::from_raw_parts_mut(up_start.get().add(place.start), place.len()) };
-        backward(&gates[place.clone()], &ups[place.clone()], &gradient[place], gate_out, up_out);
+    // Six runs of a third's length share the first-level cache.
+    let length = RUN / 2;
+    let [activated, gate_gradient, up_gradient] = team::fill_several(gates.len(), length, |run, out| {
+        let place = run * length..run * length + out[0].len();
+        backward([&gates[place.clone()], &ups[place.clone()], &gradient[place]], out);
     });
-    Ok((from_floats(gate_gradient, gate.dims())?, from_floats(up_gradient, up.dims())?))
+    Ok(SwigluBackward {
+        activated: from_floats(activated, gate.dims())?,
+        gate: from_floats(gate_gradient, gate.dims())?,
+        up: from_floats(up_gradient, up.dims())?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::finite_difference::{check, normal};
+    use super::super::finite_difference::{check, flat, normal};
     use super::*;
 
     #[test]
@@ -65,7 +78,8 @@ mod tests {
             &[normal(1, &[3, 7]), normal(2, &[3, 7])],
             |arguments| swiglu(&arguments[0], &arguments[1]),
             |arguments, gradient| {
-                let (gate, up) = swiglu_backward(&arguments[0], &arguments[1], gradient)?;
+                let SwigluBackward { activated, gate, up } = swiglu_backward(&arguments[0], &arguments[1], gradient)?;
+                assert_eq!(flat(&activated), flat(&swiglu(&arguments[0], &arguments[1])?));
                 Ok(vec![gate, up])
             },
         );

@@ -11,7 +11,7 @@ use crate::{
     Activations, DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
     adapter::{Adapter, PackedAdapter},
     matrix::{Target, add_outer_product},
-    ops::{self, AttentionShape, Direction, Layer, PackedLora, RotaryFrequencies, Rotation, Upstream},
+    ops::{self, AttentionShape, Direction, Layer, LinearInput, PackedLora, RotaryFrequencies, Rotation, Upstream},
     team,
     weights::WeightSource,
 };
@@ -253,9 +253,9 @@ impl Decoder {
             let Linear { weight, bias } = block.linear(name);
             Layer { weight, bias: bias.as_deref(), adapted: adapter.rows(layer, name, rows) }
         };
-        let normed = ops::rms_norm(hidden, &block.input_norm, epsilon)?;
-        let qkv = [LinearName::QProj, LinearName::KProj, LinearName::VProj];
-        let [mut q, mut k, v] = ops::linears(&normed, &qkv.map(layer_of), activations)?;
+        let qkv = [LinearName::QProj, LinearName::KProj, LinearName::VProj].map(layer_of);
+        let normed = ops::rms_norm_for(&qkv, activations, hidden, &block.input_norm, epsilon)?;
+        let [mut q, mut k, v] = ops::linears(&normed, &qkv, activations)?;
         let mut raw = None;
         if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
             let before = (q, k);
@@ -266,12 +266,14 @@ impl Decoder {
         let q = ops::rotate(&q, rotation, Direction::Forward)?;
         let k = ops::rotate(&k, rotation, Direction::Forward)?;
         let (attended, normalisers) = attention.attend(layer, &q, &k, &v)?;
-        let [projected] = ops::linears(&attended, &[layer_of(LinearName::OProj)], activations)?;
+        let to_project = LinearInput::Floats(attended.clone());
+        let [projected] = ops::linears(&to_project, &[layer_of(LinearName::OProj)], activations)?;
         let middle = ops::add(hidden, &projected)?;
-        let normed = ops::rms_norm(&middle, &block.post_attention_norm, epsilon)?;
-        let gate_up = [LinearName::GateProj, LinearName::UpProj];
-        let [gate, up] = ops::linears(&normed, &gate_up.map(layer_of), activations)?;
-        let [down] = ops::linears(&ops::swiglu(&gate, &up)?, &[layer_of(LinearName::DownProj)], activations)?;
+        let gate_up = [LinearName::GateProj, LinearName::UpProj].map(layer_of);
+        let normed = ops::rms_norm_for(&gate_up, activations, &middle, &block.post_attention_norm, epsilon)?;
+        let [gate, up] = ops::linears(&normed, &gate_up, activations)?;
+        let down = [layer_of(LinearName::DownProj)];
+        let [down] = ops::linears(&ops::swiglu(&down, activations, &gate, &up)?, &down, activations)?;
         let out = ops::add(&middle, &down)?;
         let input = hidden.clone();
         let middle_and_up = Some((middle, up));
@@ -460,7 +462,8 @@ impl<'a> BlockBackward<'a> {
     fn forward(&self, name: LinearName, x: &Tensor) -> Result<Tensor> {
         let Linear { weight, bias } = self.block.linear(name);
         let adapted = self.adapter.map_or(Adapter::Base, Adapter::Packed).rows(self.layer, name, x.dim(0)?);
-        let [out] = ops::linears(x, &[Layer { weight, bias: bias.as_deref(), adapted }], Activations::Floats)?;
+        let x = LinearInput::Floats(x.clone());
+        let [out] = ops::linears(&x, &[Layer { weight, bias: bias.as_deref(), adapted }], Activations::Floats)?;
         Ok(out)
     }
 

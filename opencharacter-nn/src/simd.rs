@@ -1,8 +1,8 @@
 //! Element-wise arithmetic that the compiler turns into vector code.
 //!
 //! Each routine is written once as plain loops over `f32::mul_add`, and compiled three times: for the machine that
-//! every build must run on, for AVX2 with FMA, and for AVX-512; which one is chosen when it runs. A fused multiply-add rounds once wherever it is
-//! computed, so all versions give the same bits.
+//! every build must run on, for AVX2 with FMA, and for AVX-512; which one is chosen when it runs. A fused
+//! multiply-add rounds once wherever it is computed, so all versions give the same bits.
 
 #![expect(
     clippy::inline_always,

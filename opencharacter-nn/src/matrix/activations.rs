@@ -1,7 +1,12 @@
 //! Activations in 8 bits, as they meet quantised weights in generation.
 
+use std::{cell::RefCell, slice};
+
 use super::blocks::{BLOCK, GROUP};
-use crate::{simd::vectorised, team};
+use crate::{
+    simd::vectorised,
+    team::{self, Pointer, RUN},
+};
 
 /// Rows of activations in blocks of 32, each with a scale of its own: `x = scale * quant`, `quant` from -127 to 127.
 ///
@@ -30,17 +35,46 @@ pub(super) struct RowBlock {
 impl EightBitRows {
     /// Quantises `[rows, inputs]` values. `inputs` is a multiple of 32.
     pub(crate) fn new(values: &[f32], inputs: usize) -> Self {
-        assert!(inputs.is_multiple_of(BLOCK) && values.len().is_multiple_of(inputs), "rows are whole blocks");
-        let mut quants = vec![0; values.len()];
-        let mut blocks = vec![RowBlock::default(); values.len() / BLOCK];
-        let mut parts: Vec<_> =
-            values.chunks(PART).zip(quants.chunks_mut(PART).zip(blocks.chunks_mut(PART / BLOCK))).collect();
-        team::for_each_chunk(&mut parts, 1, |_, parts| {
-            for (values, (quants, blocks)) in parts {
-                quantise(values, quants, blocks);
-            }
+        Self::of(values.len(), inputs, RUN, |run, out| out.copy_from_slice(&values[run * RUN..][..out.len()]))
+    }
+
+    /// Quantises `total` values, rows of `inputs`, that `body` computes: it is called with the place of each run of
+    /// `length` values, a multiple of 32, and must write all of them. They never leave the first-level cache.
+    pub(crate) fn of(total: usize, inputs: usize, length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        assert!(inputs.is_multiple_of(BLOCK) && total.is_multiple_of(inputs), "rows are whole blocks");
+        assert!(length.is_multiple_of(BLOCK) && length > 0, "runs are whole blocks");
+        let mut quants = Vec::<i8>::with_capacity(total);
+        let mut blocks = Vec::<RowBlock>::with_capacity(total / BLOCK);
+        let (quants_start, blocks_start) = (Pointer(quants.as_mut_ptr()), Pointer(blocks.as_mut_ptr()));
+        team::for_each(total.div_ceil(length), |run| {
+            let first = run * length;
+            let count = length.min(total - first);
+            // SAFETY: every run has quants and blocks of its own, inside the capacities; zero bytes are values of both.
+            let (quants, blocks) = unsafe {
+                let (quants, blocks) = (quants_start.get().add(first), blocks_start.get().add(first / BLOCK));
+                quants.write_bytes(0, count);
+                blocks.write_bytes(0, count / BLOCK);
+                (slice::from_raw_parts_mut(quants, count), slice::from_raw_parts_mut(blocks, count / BLOCK))
+            };
+            VALUES.with_borrow_mut(|values| {
+                if values.len() < count {
+                    values.resize(count, 0.0);
+                }
+                body(run, &mut values[..count]);
+                quantise(&values[..count], quants, blocks);
+            });
         });
+        // SAFETY: the runs have written all of both.
+        unsafe {
+            quants.set_len(total);
+            blocks.set_len(total / BLOCK);
+        }
         Self { quants, blocks, inputs }
+    }
+
+    /// Rows, and values of each.
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        (self.quants.len() / self.inputs, self.inputs)
     }
 
     /// Panics unless this is `[rows, inputs]`.
@@ -55,8 +89,10 @@ impl EightBitRows {
     }
 }
 
-/// Values that a task quantises: some microseconds' worth.
-const PART: usize = 512 * BLOCK;
+thread_local! {
+    /// A run's values on their way into 8 bits.
+    static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 vectorised! {
     fn quantise(values: &[f32], quants: &mut [i8], blocks: &mut [RowBlock]) {

@@ -11,7 +11,7 @@ use crate::matrix::{
     Activations, EightBitRows, Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, several_sums,
     sum_of_products,
 };
-use crate::simd;
+use crate::{simd, team};
 
 /// The two factors of a low-rank adapter (Hu et al., 2021) on one linear layer, packed for multiplication. The scale
 /// is folded into the second.
@@ -77,28 +77,74 @@ impl<'a> Layer<'a> {
     }
 }
 
+/// What layers multiply.
+#[derive(Debug)]
+pub(crate) enum LinearInput {
+    /// `[tokens, inputs]`.
+    Floats(Tensor),
+    /// For layers whose weights are quantised and that no adapter changes.
+    EightBits(EightBitRows),
+}
+
+impl LinearInput {
+    /// What `body` computes for `layers`, in the form in which they take it: `[tokens, inputs]` of `shape`. `body` is
+    /// called with the place of each run of `length` values, a multiple of 32, and must write all of them.
+    ///
+    /// Values that go into 8 bits anyway are never stored as f32: in a prefill step, writing and clearing them was a
+    /// twentieth of the time.
+    pub(crate) fn of(
+        (tokens, inputs): (usize, usize),
+        layers: &[Layer<'_>],
+        activations: Activations,
+        length: usize,
+        body: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<Self> {
+        let plain = layers.iter().all(|layer| layer.adapted.is_empty() && layer.weight.quantised().is_some());
+        if plain && activations == Activations::EightBits {
+            return Ok(Self::EightBits(EightBitRows::of(tokens * inputs, inputs, length, body)));
+        }
+        Ok(Self::Floats(from_floats(team::fill(tokens * inputs, length, body), &[tokens, inputs])?))
+    }
+}
+
 /// `x W^T + bias + scale (x A^T) B^T` for layers that share their input: `x` is `[tokens, inputs]`, each result
 /// `[tokens, outputs]`.
 pub(crate) fn linears<const COUNT: usize>(
-    x: &Tensor,
+    x: &LinearInput,
     layers: &[Layer<'_>; COUNT],
     activations: Activations,
 ) -> Result<[Tensor; COUNT]> {
-    let (rows, inputs) = x.dims2()?;
-    let values = floats(x)?;
-    let quantised = layers.iter().any(|layer| layer.weight.quantised().is_some());
-    let quantised = (quantised && activations == Activations::EightBits).then(|| EightBitRows::new(&values, inputs));
+    match x {
+        LinearInput::EightBits(x) => linears_of(x.shape().0, &[], Some(x), layers),
+        LinearInput::Floats(x) => {
+            let (rows, inputs) = x.dims2()?;
+            let values = floats(x)?;
+            let quantised = layers.iter().any(|layer| layer.weight.quantised().is_some());
+            let eight_bits =
+                (quantised && activations == Activations::EightBits).then(|| EightBitRows::new(&values, inputs));
+            linears_of(rows, &values, eight_bits.as_ref(), layers)
+        }
+    }
+}
+
+/// [`linears`] with `values` for adapters and f32 weights, where there are any, and `eight_bits` for quantised weights.
+fn linears_of<const COUNT: usize>(
+    rows: usize,
+    values: &[f32],
+    eight_bits: Option<&EightBitRows>,
+    layers: &[Layer<'_>; COUNT],
+) -> Result<[Tensor; COUNT]> {
     // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
     // adding them afterwards gives.
     let projected: Vec<Option<Vec<f32>>> =
-        layers.iter().map(|layer| layer.adapter_of_all(rows).map(|lora| lora.project(&values, rows))).collect();
+        layers.iter().map(|layer| layer.adapter_of_all(rows).map(|lora| lora.project(values, rows))).collect();
     let terms: Vec<Vec<Term<'_>>> = layers
         .iter()
         .zip(&projected)
         .map(|(layer, projected)| {
-            let mut terms = vec![match (&quantised, layer.weight.quantised()) {
+            let mut terms = vec![match (eight_bits, layer.weight.quantised()) {
                 (Some(x), Some(matrix)) => Term::EightBits { x, matrix },
-                _ => Term::Floats { x: &values, matrix: layer.weight },
+                _ => Term::Floats { x: values, matrix: layer.weight },
             }];
             if let (Some(lora), Some(projected)) = (layer.adapter_of_all(rows), projected) {
                 terms.push(Term::Floats { x: projected, matrix: &lora.b });
@@ -110,7 +156,7 @@ pub(crate) fn linears<const COUNT: usize>(
     let mut outs = several_sums(Orientation::Forward, &terms, rows).into_iter();
     let results = layers.each_ref().map(|layer| {
         let mut out = outs.next().unwrap_or_default();
-        layer.finish(&values, rows, &mut out);
+        layer.finish(values, rows, &mut out);
         from_floats(out, &[rows, layer.weight.outputs()])
     });
     // An array of results becomes a result of an array.
@@ -220,11 +266,16 @@ pub(crate) fn bias_gradient(gradient: &Tensor, sums: &mut [f32]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finite_difference::{check, flat, normal};
+    use super::super::{
+        finite_difference::{check, flat, normal},
+        rms_norm, rms_norm_for,
+    };
     use super::*;
+    use crate::BlockFormat;
 
     fn linear(x: &Tensor, weight: &PackedMatrix, bias: Option<&[f32]>, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
-        let [out] = linears(x, &[Layer { weight, bias, adapted: adapted.to_vec() }], Activations::Floats)?;
+        let x = LinearInput::Floats(x.clone());
+        let [out] = linears(&x, &[Layer { weight, bias, adapted: adapted.to_vec() }], Activations::Floats)?;
         Ok(out)
     }
 
@@ -293,6 +344,29 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn eight_bits_on_the_way_are_those_of_stored_values() {
+        // More rows than a run of normalised ones, and a last run that is shorter.
+        let (rows, outputs, inputs) = (150, 48, 64);
+        let block = |block: usize| [0x00, 0x2C].into_iter().chain((0..32).map(move |at| (at * 7 + block * 13) as u8));
+        let bytes: Vec<u8> = (0..outputs * inputs / 32).flat_map(block).collect();
+        let weight = PackedMatrix::from_blocks(BlockFormat::Q8_0, &bytes, outputs, inputs).unwrap();
+        let lora = PackedLora::new(&[0.1; 128], &[0.1; 96], outputs, inputs, 2, 0.5);
+        let (x, norm) = (normal(1, &[rows, inputs]), flat(&normal(2, &[inputs])));
+        let plain = [Layer { weight: &weight, bias: None, adapted: Vec::new() }];
+        let adapted = [Layer { weight: &weight, bias: None, adapted: vec![(0..rows, &lora)] }];
+        let stored = LinearInput::Floats(rms_norm(&x, &norm, 1e-5).unwrap());
+        let direct = rms_norm_for(&plain, Activations::EightBits, &x, &norm, 1e-5).unwrap();
+        assert!(matches!(direct, LinearInput::EightBits(_)), "nothing needs f32 here");
+        let [expected] = linears(&stored, &plain, Activations::EightBits).unwrap();
+        let [found] = linears(&direct, &plain, Activations::EightBits).unwrap();
+        assert_eq!(flat(&found), flat(&expected));
+        let kept = rms_norm_for(&adapted, Activations::EightBits, &x, &norm, 1e-5).unwrap();
+        assert!(matches!(kept, LinearInput::Floats(_)), "an adapter multiplies f32");
+        let exact = rms_norm_for(&plain, Activations::Floats, &x, &norm, 1e-5).unwrap();
+        assert!(matches!(exact, LinearInput::Floats(_)), "f32 was asked for");
     }
 
     #[test]

@@ -22,9 +22,10 @@ pub(crate) use attention::{AttentionShape, packed_attention, packed_attention_ba
 pub(crate) use cross_entropy::{head_cross_entropy, head_gradient};
 pub(crate) use dropout::{Dropout, keyed_uniform};
 pub(crate) use linear::{
-    AdaptedRows, Layer, PackedLora, Upstream, bias_gradient, linear_input_gradient, linears, low_rank_gradients,
+    AdaptedRows, Layer, LinearInput, PackedLora, Upstream, bias_gradient, linear_input_gradient, linears,
+    low_rank_gradients,
 };
-pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
+pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_for, rms_norm_weight_gradient};
 pub(crate) use rotary::{Direction, RotaryFrequencies, Rotation, rotate};
 pub(crate) use storage::{floats, from_floats, select_rows};
 pub(crate) use swiglu::{SwigluBackward, swiglu, swiglu_backward};

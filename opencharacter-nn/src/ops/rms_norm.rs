@@ -1,8 +1,11 @@
 use candle_core::{Result, Tensor};
 
-use super::storage::{floats, from_floats};
+use super::{
+    Layer, LinearInput,
+    storage::{floats, from_floats},
+};
 use crate::{
-    simd,
+    Activations, simd,
     team::{self, RUN},
 };
 
@@ -54,15 +57,32 @@ fn chunk_length(width: usize) -> usize {
 ///
 /// A weight as wide as a row is a block's norm, one as wide as a head is the norm of queries and keys in Qwen3.
 pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], epsilon: f32) -> Result<Tensor> {
-    let width = weight.len();
     let rows = floats(x)?;
-    let length = chunk_length(width);
-    let out = team::fill(rows.len(), length, |chunk, out| {
-        for (out, row) in out.chunks_mut(width).zip(rows[chunk * length..].chunks(width)) {
-            normalise_row(row, weight, epsilon, out);
-        }
-    });
-    from_floats(out, x.dims())
+    let length = chunk_length(weight.len());
+    from_floats(team::fill(rows.len(), length, |run, out| normalise_run(&rows, weight, epsilon, run, out)), x.dims())
+}
+
+/// [`rms_norm`] of whole rows, for `layers` to multiply.
+pub(crate) fn rms_norm_for(
+    layers: &[Layer<'_>],
+    activations: Activations,
+    x: &Tensor,
+    weight: &[f32],
+    epsilon: f32,
+) -> Result<LinearInput> {
+    let rows = floats(x)?;
+    let length = chunk_length(weight.len());
+    LinearInput::of(x.dims2()?, layers, activations, length, |run, out| {
+        normalise_run(&rows, weight, epsilon, run, out);
+    })
+}
+
+/// The rows of a run of [`chunk_length`] elements.
+fn normalise_run(rows: &[f32], weight: &[f32], epsilon: f32, run: usize, out: &mut [f32]) {
+    let width = weight.len();
+    for (out, row) in out.chunks_mut(width).zip(rows[run * chunk_length(width)..].chunks(width)) {
+        normalise_row(row, weight, epsilon, out);
+    }
 }
 
 /// The gradient of [`rms_norm`]'s `x`, given that of its result.

@@ -1,8 +1,11 @@
 use candle_core::{Result, Tensor};
 
-use super::storage::{floats, from_floats};
+use super::{
+    Layer, LinearInput,
+    storage::{floats, from_floats},
+};
 use crate::{
-    simd,
+    Activations, simd,
     team::{self, RUN},
 };
 
@@ -30,14 +33,20 @@ simd::vectorised! {
     }
 }
 
-/// `silu(gate) * up`, element by element; `silu(x) = x / (1 + e^-x)`.
-pub(crate) fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    let (gates, up) = (floats(gate)?, floats(up)?);
-    let out = team::fill(gates.len(), RUN, |run, out| {
-        let start = run * RUN;
-        forward(&gates[start..start + out.len()], &up[start..start + out.len()], out);
-    });
-    from_floats(out, gate.dims())
+/// `silu(gate) * up`, element by element, for `layers` to multiply; `silu(x) = x / (1 + e^-x)`. Both are
+/// `[tokens, features]`.
+pub(crate) fn swiglu(
+    layers: &[Layer<'_>],
+    activations: Activations,
+    gate: &Tensor,
+    up: &Tensor,
+) -> Result<LinearInput> {
+    let (gates, ups) = (floats(gate)?, floats(up)?);
+    assert_eq!(gates.len(), ups.len(), "both have one shape");
+    LinearInput::of(gate.dims2()?, layers, activations, RUN, |run, out| {
+        let place = run * RUN..run * RUN + out.len();
+        forward(&gates[place.clone()], &ups[place], out);
+    })
 }
 
 /// What the way back through [`swiglu`] gives.
@@ -72,15 +81,22 @@ mod tests {
     use super::super::finite_difference::{check, flat, normal};
     use super::*;
 
+    fn activated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        match swiglu(&[], Activations::Floats, gate, up)? {
+            LinearInput::Floats(out) => Ok(out),
+            LinearInput::EightBits(_) => unreachable!("f32 was asked for"),
+        }
+    }
+
     #[test]
     fn backward_matches_finite_differences() {
         check(
             &[normal(1, &[3, 7]), normal(2, &[3, 7])],
-            |arguments| swiglu(&arguments[0], &arguments[1]),
+            |arguments| activated(&arguments[0], &arguments[1]),
             |arguments, gradient| {
-                let SwigluBackward { activated, gate, up } = swiglu_backward(&arguments[0], &arguments[1], gradient)?;
-                assert_eq!(flat(&activated), flat(&swiglu(&arguments[0], &arguments[1])?));
-                Ok(vec![gate, up])
+                let found = swiglu_backward(&arguments[0], &arguments[1], gradient)?;
+                assert_eq!(flat(&found.activated), flat(&activated(&arguments[0], &arguments[1])?));
+                Ok(vec![found.gate, found.up])
             },
         );
     }

@@ -17,7 +17,7 @@ use half::{f16, slice::HalfFloatSliceExt as _};
 use crate::{
     DecoderConfig,
     decoder::Attend,
-    matrix::{PANEL, Tile, tile_rows},
+    matrix::{PANEL, PanelElement, Tile, tile_rows},
     ops::{floats, from_floats},
     simd,
     team::{self, Pointer},
@@ -44,6 +44,30 @@ impl CacheFormat {
     }
 }
 
+/// An element of one of the formats.
+trait CacheElement: PanelElement {
+    /// Keys or values of a block of this format.
+    fn of(elements: &Elements) -> &[Self];
+}
+
+impl CacheElement for f32 {
+    fn of(elements: &Elements) -> &[Self] {
+        match elements {
+            Elements::Floats(values) => values,
+            Elements::Halves(_) => unreachable!("all blocks of a cache have one format"),
+        }
+    }
+}
+
+impl CacheElement for f16 {
+    fn of(elements: &Elements) -> &[Self] {
+        match elements {
+            Elements::Halves(values) => values,
+            Elements::Floats(_) => unreachable!("all blocks of a cache have one format"),
+        }
+    }
+}
+
 /// Keys or values of a block.
 #[derive(Debug, Clone)]
 enum Elements {
@@ -56,26 +80,6 @@ impl Elements {
         match format {
             CacheFormat::Floats => Self::Floats(vec![0.0; count]),
             CacheFormat::Halves => Self::Halves(vec![f16::ZERO; count]),
-        }
-    }
-
-    /// A part of them in f32: the part itself where they are kept so, else `buffer`.
-    fn widen<'a>(&'a self, part: Range<usize>, buffer: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Self::Floats(values) => &values[part],
-            Self::Halves(values) => {
-                let buffer = &mut buffer[..part.len()];
-                simd::widen(&values[part], buffer);
-                buffer
-            }
-        }
-    }
-
-    /// Asks memory for a part that is read next: blocks lie anywhere, so the processor does not foresee it.
-    fn prefetch(&self, part: Range<usize>) {
-        match self {
-            Self::Floats(values) => simd::prefetch(&values[part]),
-            Self::Halves(values) => simd::prefetch(&values[part]),
         }
     }
 
@@ -341,13 +345,11 @@ struct Scratch {
     scores: Vec<f32>,
     /// `[rows, value columns]`.
     sums: Vec<f32>,
-    /// A block's keys or values in f32.
-    panel: Vec<f32>,
 }
 
 impl Scratch {
     const fn new() -> Self {
-        Self { queries: Vec::new(), scores: Vec::new(), sums: Vec::new(), panel: Vec::new() }
+        Self { queries: Vec::new(), scores: Vec::new(), sums: Vec::new() }
     }
 }
 
@@ -406,33 +408,46 @@ impl HeadPass<'_> {
 
     /// Attention of the gathered queries, each over the tokens up to its own.
     fn attend(&mut self) {
+        match self.cache.cache.blocks.first().map(|block| &block.keys) {
+            Some(Elements::Floats(_)) => self.attend_in::<f32>(),
+            Some(Elements::Halves(_)) => self.attend_in::<f16>(),
+            None => {}
+        }
+    }
+
+    fn attend_in<E: CacheElement>(&mut self) {
         let rows = self.rows();
         let blocks = self.seen_by(0).start / BLOCK_TOKENS..self.seen_by(rows - 1).end.div_ceil(BLOCK_TOKENS);
-        self.score(blocks.clone());
+        self.score::<E>(blocks.clone());
         self.weigh(blocks.clone());
-        self.add_up(blocks);
+        self.add_up::<E>(blocks);
     }
 
     /// Scores of the keys of `blocks`.
-    fn score(&mut self, blocks: Range<usize>) {
-        let Geometry { head_dim, heads, key_panel, .. } = self.geometry;
+    fn score<E: CacheElement>(&mut self, blocks: Range<usize>) {
+        let Geometry { head_dim, heads, key_panel, value_panel, .. } = self.geometry;
         let (rows, context) = (self.rows(), blocks.len() * BLOCK_TOKENS);
         let place = self.cache.layer * heads + self.cache.head;
-        let part = place * key_panel..(place + 1) * key_panel;
-        let Scratch { queries, scores, panel, .. } = &mut *self.scratch;
-        let (scores, panel) = (at_least(scores, rows * context), at_least(panel, key_panel));
+        let (key_part, value_part) =
+            (place * key_panel..(place + 1) * key_panel, place * value_panel..(place + 1) * value_panel);
+        let Scratch { queries, scores, .. } = &mut *self.scratch;
+        let scores = at_least(scores, rows * context);
         let blocks = &self.cache.cache.blocks[blocks];
-        for (index, block) in blocks.iter().enumerate() {
-            if let Some(next) = blocks.get(index + 1) {
-                next.keys.prefetch(part.clone());
+        for (index, side) in blocks.chunks(SIDE).enumerate() {
+            // What is read next: the keys behind these, and behind the last keys the first values.
+            for next in blocks[index * SIDE..].iter().skip(side.len()).take(SIDE) {
+                simd::prefetch(&E::of(&next.keys)[key_part.clone()]);
             }
-            let keys = block.keys.widen(part.clone(), panel);
+            if index * SIDE + side.len() == blocks.len() {
+                simd::prefetch(&E::of(&blocks[0].values)[value_part.clone()]);
+            }
             for_tiles(rows, |first, count| {
                 let x = queries[first * head_dim..].as_ptr();
                 let tile = Tile { x, row_stride: head_dim, input_stride: 1, inputs: head_dim };
-                let scores = &mut scores[first * context + index * BLOCK_TOKENS..];
-                // SAFETY: `count` queries, one key panel, and `count` rows of 16 scores, `context` apart.
-                unsafe { tile.run(count, keys.as_ptr(), scores.as_mut_ptr(), context, false) };
+                let scores = scores[first * context + index * SIDE * BLOCK_TOKENS..].as_mut_ptr();
+                let keys = |block: usize| E::of(&side[block].keys)[key_part.clone()].as_ptr();
+                // SAFETY: `count` queries, a key panel per block, and `count` rows of 16 scores each, `context` apart.
+                unsafe { tile.run_beside(count, side.len(), keys, scores, context, false) };
             });
         }
     }
@@ -454,31 +469,33 @@ impl HeadPass<'_> {
     }
 
     /// Adds up the values of `blocks` by their probabilities.
-    fn add_up(&mut self, blocks: Range<usize>) {
+    fn add_up<E: CacheElement>(&mut self, blocks: Range<usize>) {
         let Geometry { heads, value_panel, .. } = self.geometry;
         let (rows, context, columns) = (self.rows(), blocks.len() * BLOCK_TOKENS, self.geometry.value_columns());
         let place = self.cache.layer * heads + self.cache.head;
         let part = place * value_panel..(place + 1) * value_panel;
-        let Scratch { scores, sums, panel, .. } = &mut *self.scratch;
-        let (sums, panel) = (at_least(sums, rows * columns), at_least(panel, value_panel));
+        let Scratch { scores, sums, .. } = &mut *self.scratch;
+        let sums = at_least(sums, rows * columns);
         let blocks = &self.cache.cache.blocks[blocks];
         for (index, block) in blocks.iter().enumerate() {
             if let Some(next) = blocks.get(index + 1) {
-                next.values.prefetch(part.clone());
+                simd::prefetch(&E::of(&next.values)[part.clone()]);
             }
-            let values = block.values.widen(part.clone(), panel);
-            for (panel, values) in values.chunks_exact(PANEL * BLOCK_TOKENS).enumerate() {
-                for_tiles(rows, |first, count| {
-                    let x = scores[first * context + index * BLOCK_TOKENS..].as_ptr();
-                    let tile = Tile { x, row_stride: context, input_stride: 1, inputs: BLOCK_TOKENS };
-                    let sums = &mut sums[first * columns + panel * PANEL..];
-                    // SAFETY: `count` rows of 16 probabilities, one value panel, `count` rows of 16 sums.
-                    unsafe { tile.run(count, values.as_ptr(), sums.as_mut_ptr(), columns, index > 0) };
-                });
-            }
+            let values = &E::of(&block.values)[part.clone()];
+            let panel = |panel: usize| values[panel * PANEL * BLOCK_TOKENS..].as_ptr();
+            for_tiles(rows, |first, count| {
+                let x = scores[first * context + index * BLOCK_TOKENS..].as_ptr();
+                let tile = Tile { x, row_stride: context, input_stride: 1, inputs: BLOCK_TOKENS };
+                let sums = sums[first * columns..].as_mut_ptr();
+                // SAFETY: `count` rows of 16 probabilities, the block's value panels, `count` rows of sums.
+                unsafe { tile.run_beside(count, columns / PANEL, panel, sums, columns, index > 0) };
+            });
         }
     }
 }
+
+/// Key blocks that are multiplied side by side.
+const SIDE: usize = 4;
 
 /// Calls `f(first, rows)` for tiles of `count` rows.
 fn for_tiles(count: usize, mut f: impl FnMut(usize, usize)) {

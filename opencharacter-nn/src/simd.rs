@@ -9,8 +9,6 @@
     reason = "a helper must become part of the copy that is compiled for newer processors"
 )]
 
-use half::{f16, slice::HalfFloatSliceExt as _};
-
 /// Whether the processor has the parts of AVX-512 that element-wise loops are compiled for.
 #[cfg(target_arch = "x86_64")]
 #[inline]
@@ -124,32 +122,6 @@ pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
         total = a.mul_add(b, total);
     }
     total
-}
-
-/// Halves as floats; `out` is as long.
-pub(crate) fn widen(halves: &[f16], out: &mut [f32]) {
-    assert_eq!(halves.len(), out.len(), "as many floats as halves");
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx") && std::arch::is_x86_feature_detected!("f16c") {
-        // SAFETY: the processor has just been found to have both features.
-        unsafe { widen_f16c(halves, out) };
-        return;
-    }
-    halves.convert_to_f32_slice(out);
-}
-
-/// The library's conversion is a call for every 8 elements, and took a fifth of a decoding step.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx,f16c")]
-fn widen_f16c(halves: &[f16], out: &mut [f32]) {
-    use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
-    let (halves, rest) = halves.as_chunks::<8>();
-    let (out, rest_out) = out.as_chunks_mut::<8>();
-    for (halves, out) in halves.iter().zip(out) {
-        // SAFETY: 8 halves are 16 bytes, and 8 floats 32.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()))) };
-    }
-    rest.convert_to_f32_slice(rest_out);
 }
 
 /// Asks memory for `values`, which are about to be read.

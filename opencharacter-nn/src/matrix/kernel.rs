@@ -1,12 +1,82 @@
 //! The register tile: every product with a weight, every attention score and every weight gradient ends here.
 
+use half::f16;
+
 /// Columns of a tile, and outputs per panel: two AVX2 registers, or one of AVX-512.
 pub(crate) const PANEL: usize = 16;
 
 /// Most rows of a tile on any instruction set.
 pub(crate) const MAX_TILE_ROWS: usize = 12;
 
-/// Up to [`tile_rows`] rows that are multiplied by one panel of `inputs` x 16.
+/// What a panel is kept in. Every kernel computes in f32: halves are widened, exactly, on their way into a register.
+///
+/// The loads are inlined into kernels compiled for the instruction set they need.
+pub(crate) trait PanelElement: Copy {
+    /// In f32.
+    fn widened(self) -> f32;
+
+    /// 16 elements.
+    ///
+    /// # Safety
+    /// They must be readable, and the processor must have AVX-512 F.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_16(from: *const Self) -> std::arch::x86_64::__m512;
+
+    /// 8 elements.
+    ///
+    /// # Safety
+    /// They must be readable, and the processor must have AVX2 and F16C.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn load_8(from: *const Self) -> std::arch::x86_64::__m256;
+}
+
+#[expect(clippy::inline_always, reason = "see the trait")]
+impl PanelElement for f32 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_16(from: *const Self) -> std::arch::x86_64::__m512 {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_loadu_ps(from) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_8(from: *const Self) -> std::arch::x86_64::__m256 {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm256_loadu_ps(from) }
+    }
+}
+
+#[expect(clippy::inline_always, reason = "see the trait")]
+impl PanelElement for f16 {
+    #[inline(always)]
+    fn widened(self) -> f32 {
+        self.to_f32()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_16(from: *const Self) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{_mm256_loadu_si256, _mm512_cvtph_ps};
+        // SAFETY: the caller's promise.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn load_8(from: *const Self) -> std::arch::x86_64::__m256 {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm256_cvtph_ps};
+        // SAFETY: the caller's promise.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+    }
+}
+
+/// Up to [`tile_rows`] rows that are multiplied by panels of `inputs` x 16.
 ///
 /// `out[row][lane] = sum over input of x[row * row_stride + input * input_stride] * panel[input * 16 + lane]`, each
 /// element as one chain of fused multiply-adds in the order of the inputs. With `accumulate`, the chain begins with
@@ -60,23 +130,70 @@ pub(crate) fn instruction_set() -> InstructionSet {
 }
 
 impl Tile {
-    /// Multiplies `rows` rows (1 to [`tile_rows`]) by a panel and stores to, or adds to, `out`.
+    /// Multiplies `rows` rows (1 to [`tile_rows`]) by `count` panels, and stores to, or adds to, `out`, where a panel's
+    /// 16 results lie behind those of the one before.
+    ///
+    /// Few rows are few chains, which leave the multipliers waiting for each other: several panels at once fill them.
+    /// In attention of one new token, a tile has as many rows as query heads share a key head.
     ///
     /// # Safety
-    /// `rows` rows of `inputs` elements must be readable from `x` at its strides; `inputs * 16` elements from `panel`;
-    /// and `rows` rows of 16 elements, `out_stride` apart, writable (and, to accumulate, initialised) at `out`.
-    pub(crate) unsafe fn run(self, rows: usize, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
+    /// `rows` rows of `inputs` elements must be readable from `x` at its strides; `inputs * 16` elements from each
+    /// `panel(index)`; and `rows` rows of `count * 16` elements, `out_stride` apart, writable (and, to accumulate,
+    /// initialised) at `out`.
+    pub(crate) unsafe fn run_beside<P: PanelElement>(
+        self,
+        rows: usize,
+        count: usize,
+        panel: impl Fn(usize) -> *const P,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
+        let set = instruction_set();
+        let mut first = 0;
         // SAFETY: the features were asked for; the rest is the caller's promise.
-        unsafe { self.run_on(instruction_set(), rows, panel, out, out_stride, accumulate) }
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if set == InstructionSet::Avx512 {
+                while first + 4 <= count && rows <= 3 {
+                    let panels = [panel(first), panel(first + 1), panel(first + 2), panel(first + 3)];
+                    let out = out.add(first * PANEL);
+                    match rows {
+                        1 => self.avx512::<1, 4, P>(panels, out, out_stride, accumulate),
+                        2 => self.avx512::<2, 4, P>(panels, out, out_stride, accumulate),
+                        _ => self.avx512::<3, 4, P>(panels, out, out_stride, accumulate),
+                    }
+                    first += 4;
+                }
+                while first + 2 <= count && rows <= 6 {
+                    let panels = [panel(first), panel(first + 1)];
+                    let out = out.add(first * PANEL);
+                    match rows {
+                        1 => self.avx512::<1, 2, P>(panels, out, out_stride, accumulate),
+                        2 => self.avx512::<2, 2, P>(panels, out, out_stride, accumulate),
+                        3 => self.avx512::<3, 2, P>(panels, out, out_stride, accumulate),
+                        4 => self.avx512::<4, 2, P>(panels, out, out_stride, accumulate),
+                        5 => self.avx512::<5, 2, P>(panels, out, out_stride, accumulate),
+                        _ => self.avx512::<6, 2, P>(panels, out, out_stride, accumulate),
+                    }
+                    first += 2;
+                }
+            }
+            for index in first..count {
+                self.run_on(set, rows, panel(index), out.add(index * PANEL), out_stride, accumulate);
+            }
+        }
     }
 
+    /// [`Tile::run_beside`] with one panel.
+    ///
     /// # Safety
-    /// As [`Tile::run`], on a machine that has `set`.
-    pub(super) unsafe fn run_on(
+    /// As there, on a machine that has `set`.
+    pub(super) unsafe fn run_on<P: PanelElement>(
         self,
         set: InstructionSet,
         rows: usize,
-        panel: *const f32,
+        panel: *const P,
         out: *mut f32,
         out_stride: usize,
         accumulate: bool,
@@ -86,27 +203,27 @@ impl Tile {
             match set {
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx512 => match rows {
-                    1 => self.avx512::<1>(panel, out, out_stride, accumulate),
-                    2 => self.avx512::<2>(panel, out, out_stride, accumulate),
-                    3 => self.avx512::<3>(panel, out, out_stride, accumulate),
-                    4 => self.avx512::<4>(panel, out, out_stride, accumulate),
-                    5 => self.avx512::<5>(panel, out, out_stride, accumulate),
-                    6 => self.avx512::<6>(panel, out, out_stride, accumulate),
-                    7 => self.avx512::<7>(panel, out, out_stride, accumulate),
-                    8 => self.avx512::<8>(panel, out, out_stride, accumulate),
-                    9 => self.avx512::<9>(panel, out, out_stride, accumulate),
-                    10 => self.avx512::<10>(panel, out, out_stride, accumulate),
-                    11 => self.avx512::<11>(panel, out, out_stride, accumulate),
-                    _ => self.avx512::<12>(panel, out, out_stride, accumulate),
+                    1 => self.avx512::<1, 1, P>([panel], out, out_stride, accumulate),
+                    2 => self.avx512::<2, 1, P>([panel], out, out_stride, accumulate),
+                    3 => self.avx512::<3, 1, P>([panel], out, out_stride, accumulate),
+                    4 => self.avx512::<4, 1, P>([panel], out, out_stride, accumulate),
+                    5 => self.avx512::<5, 1, P>([panel], out, out_stride, accumulate),
+                    6 => self.avx512::<6, 1, P>([panel], out, out_stride, accumulate),
+                    7 => self.avx512::<7, 1, P>([panel], out, out_stride, accumulate),
+                    8 => self.avx512::<8, 1, P>([panel], out, out_stride, accumulate),
+                    9 => self.avx512::<9, 1, P>([panel], out, out_stride, accumulate),
+                    10 => self.avx512::<10, 1, P>([panel], out, out_stride, accumulate),
+                    11 => self.avx512::<11, 1, P>([panel], out, out_stride, accumulate),
+                    _ => self.avx512::<12, 1, P>([panel], out, out_stride, accumulate),
                 },
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => match rows {
-                    1 => self.avx2::<1>(panel, out, out_stride, accumulate),
-                    2 => self.avx2::<2>(panel, out, out_stride, accumulate),
-                    3 => self.avx2::<3>(panel, out, out_stride, accumulate),
-                    4 => self.avx2::<4>(panel, out, out_stride, accumulate),
-                    5 => self.avx2::<5>(panel, out, out_stride, accumulate),
-                    _ => self.avx2::<6>(panel, out, out_stride, accumulate),
+                    1 => self.avx2::<1, P>(panel, out, out_stride, accumulate),
+                    2 => self.avx2::<2, P>(panel, out, out_stride, accumulate),
+                    3 => self.avx2::<3, P>(panel, out, out_stride, accumulate),
+                    4 => self.avx2::<4, P>(panel, out, out_stride, accumulate),
+                    5 => self.avx2::<5, P>(panel, out, out_stride, accumulate),
+                    _ => self.avx2::<6, P>(panel, out, out_stride, accumulate),
                 },
                 _ => self.portable(rows, panel, out, out_stride, accumulate),
             }
@@ -115,34 +232,52 @@ impl Tile {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const ROWS: usize>(self, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
+    unsafe fn avx512<const ROWS: usize, const PANELS: usize, P: PanelElement>(
+        self,
+        panels: [*const P; PANELS],
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
         use std::arch::x86_64::{
             _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
         };
         // SAFETY: the caller's promise covers every address below.
         unsafe {
-            let mut sums = [_mm512_setzero_ps(); ROWS];
+            let mut sums = [[_mm512_setzero_ps(); PANELS]; ROWS];
             if accumulate {
-                for (row, sum) in sums.iter_mut().enumerate() {
-                    *sum = _mm512_loadu_ps(out.add(row * out_stride));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (panel, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(out.add(row * out_stride + panel * PANEL));
+                    }
                 }
             }
             for input in 0..self.inputs {
-                let weights = _mm512_loadu_ps(panel.add(input * PANEL));
-                for (row, sum) in sums.iter_mut().enumerate() {
+                let weights = panels.map(|panel| P::load_16(panel.add(input * PANEL)));
+                for (row, sums) in sums.iter_mut().enumerate() {
                     let value = _mm512_set1_ps(*self.x.add(row * self.row_stride + input * self.input_stride));
-                    *sum = _mm512_fmadd_ps(value, weights, *sum);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = _mm512_fmadd_ps(value, weights, *sum);
+                    }
                 }
             }
-            for (row, sum) in sums.iter().enumerate() {
-                _mm512_storeu_ps(out.add(row * out_stride), *sum);
+            for (row, sums) in sums.iter().enumerate() {
+                for (panel, sum) in sums.iter().enumerate() {
+                    _mm512_storeu_ps(out.add(row * out_stride + panel * PANEL), *sum);
+                }
             }
         }
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const ROWS: usize>(self, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<const ROWS: usize, P: PanelElement>(
+        self,
+        panel: *const P,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
         use std::arch::x86_64::{
             _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         };
@@ -157,8 +292,8 @@ impl Tile {
                 }
             }
             for input in 0..self.inputs {
-                let weights_low = _mm256_loadu_ps(panel.add(input * PANEL));
-                let weights_high = _mm256_loadu_ps(panel.add(input * PANEL + 8));
+                let weights_low = P::load_8(panel.add(input * PANEL));
+                let weights_high = P::load_8(panel.add(input * PANEL + 8));
                 for row in 0..ROWS {
                     let value = _mm256_broadcast_ss(&*self.x.add(row * self.row_stride + input * self.input_stride));
                     low[row] = _mm256_fmadd_ps(value, weights_low, low[row]);
@@ -173,7 +308,14 @@ impl Tile {
     }
 
     /// The same chains of fused multiply-adds, for any machine.
-    unsafe fn portable(self, rows: usize, panel: *const f32, out: *mut f32, out_stride: usize, accumulate: bool) {
+    unsafe fn portable<P: PanelElement>(
+        self,
+        rows: usize,
+        panel: *const P,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
         for row in 0..rows {
             let mut sums = [0.0_f32; PANEL];
             // SAFETY: the caller's promise covers every address below.
@@ -187,7 +329,7 @@ impl Tile {
                 for input in 0..self.inputs {
                     let value = *self.x.add(row * self.row_stride + input * self.input_stride);
                     for (lane, sum) in sums.iter_mut().enumerate() {
-                        *sum = value.mul_add(*panel.add(input * PANEL + lane), *sum);
+                        *sum = value.mul_add((*panel.add(input * PANEL + lane)).widened(), *sum);
                     }
                 }
                 for (lane, sum) in sums.iter().enumerate() {
@@ -203,15 +345,17 @@ mod tests {
     use super::*;
     use opencharacter_core::KeyedRandom;
 
-    #[test]
-    fn every_instruction_set_gives_the_same_bits() {
+    /// Draws `count` numbers.
+    fn draw(random: &mut KeyedRandom, count: usize) -> Vec<f32> {
+        (0..count).map(|_| random.normal() as f32).collect()
+    }
+
+    /// Products with `panel` on every instruction set are those of the portable code.
+    fn check_sets<P: PanelElement>(panel: &[P], inputs: usize, random: &mut KeyedRandom) {
         let best = instruction_set();
         let sets = [InstructionSet::Portable, InstructionSet::Avx2, InstructionSet::Avx512];
-        let (inputs, stride) = (37, 41);
-        let mut random = KeyedRandom::new(1, &["tile"]);
-        let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.normal() as f32).collect() };
-        let (x, panel) = (draw(stride * MAX_TILE_ROWS), draw(inputs * PANEL));
-        let start = draw(MAX_TILE_ROWS * PANEL);
+        let stride = inputs + 4;
+        let (x, start) = (draw(random, stride * MAX_TILE_ROWS), draw(random, MAX_TILE_ROWS * PANEL));
         for rows in 1..=tile_rows() {
             for (row_stride, input_stride) in [(stride, 1), (1, MAX_TILE_ROWS)] {
                 let tile = Tile { x: x.as_ptr(), row_stride, input_stride, inputs };
@@ -231,6 +375,40 @@ mod tests {
                         assert_eq!(run(set, accumulate), expected, "{set:?}, {rows} rows");
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let inputs = 37;
+        let mut random = KeyedRandom::new(1, &["tile"]);
+        let panel = draw(&mut random, inputs * PANEL);
+        check_sets(&panel, inputs, &mut random);
+        let halves: Vec<f16> = panel.iter().map(|&value| f16::from_f32(value)).collect();
+        check_sets(&halves, inputs, &mut random);
+    }
+
+    #[test]
+    fn panels_side_by_side_give_the_bits_of_each_alone() {
+        let (inputs, most) = (21, 7);
+        let stride = most * PANEL + 3;
+        let mut random = KeyedRandom::new(2, &["tile"]);
+        let (x, start) = (draw(&mut random, inputs * MAX_TILE_ROWS), draw(&mut random, MAX_TILE_ROWS * stride));
+        let panels: Vec<f16> = draw(&mut random, most * inputs * PANEL).into_iter().map(f16::from_f32).collect();
+        let panel = |index: usize| panels[index * inputs * PANEL..].as_ptr();
+        let tile = Tile { x: x.as_ptr(), row_stride: inputs, input_stride: 1, inputs };
+        for rows in 1..=tile_rows() {
+            for (count, accumulate) in (1..=most).flat_map(|count| [(count, false), (count, true)]) {
+                let [mut beside, mut alone] = [start.clone(), start.clone()];
+                // SAFETY: `x`, the panels and both results hold what is addressed.
+                unsafe { tile.run_beside(rows, count, panel, beside.as_mut_ptr(), stride, accumulate) };
+                for index in 0..count {
+                    let out = alone[index * PANEL..].as_mut_ptr();
+                    // SAFETY: as above.
+                    unsafe { tile.run_on(InstructionSet::Portable, rows, panel(index), out, stride, accumulate) };
+                }
+                assert_eq!(beside, alone, "{rows} rows, {count} panels, accumulate: {accumulate}");
             }
         }
     }

@@ -27,7 +27,7 @@ use block_tile::{BLOCK_TILE_ROWS, PairSums};
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
 use kernel::{InstructionSet, MAX_TILE_ROWS, instruction_set};
-pub(crate) use kernel::{PANEL, Tile, tile_rows};
+pub(crate) use kernel::{PANEL, PanelElement, Tile, tile_rows};
 pub(crate) use outer::{Target, add_outer_product};
 
 use crate::{

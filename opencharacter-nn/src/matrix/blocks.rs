@@ -13,7 +13,7 @@ use half::f16;
 
 use super::{
     activations::EightBitRows,
-    block_tile::{BlockTile, PairSums},
+    block_tile::BlockTile,
     kernel::{InstructionSet, PANEL, instruction_set},
 };
 
@@ -37,7 +37,7 @@ pub enum BlockFormat {
 
 impl BlockFormat {
     /// Bytes of one block in a GGUF file.
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::Q4_0 => 2 + 16,
             Self::Q4_1 => 4 + 16,
@@ -46,13 +46,13 @@ impl BlockFormat {
     }
 
     /// Bytes of a panel's block: those of 16 rows' blocks.
-    pub(super) fn panel_block_bytes(self) -> usize {
+    pub(super) const fn panel_block_bytes(self) -> usize {
         self.bytes() * PANEL
     }
 
     /// Bytes of the scales, and of the offsets where there are any, in front of a panel's block's quants.
-    pub(super) fn halves_bytes(self) -> usize {
-        if self == Self::Q4_1 { 2 * HALVES } else { HALVES }
+    pub(super) const fn halves_bytes(self) -> usize {
+        if matches!(self, Self::Q4_1) { 2 * HALVES } else { HALVES }
     }
 
     /// Which byte of a panel's block's quants holds the weight of `lane` for `input`, and how many bits up.
@@ -152,13 +152,10 @@ impl BlockPanels {
         &self.as_bytes()[pair * length..(pair + 1) * length]
     }
 
-    /// Adds the products of `sums.len()` rows of `x`, from `first` on, with the two panels of a pair.
-    ///
-    /// # Panics
-    /// When `x` has other inputs, or fewer rows.
-    pub(super) fn add_products(&self, pair: usize, x: &EightBitRows, first: usize, sums: &mut [PairSums]) {
+    /// The two panels of a pair, and the rows of `x` from `first` on.
+    pub(super) fn tile<'a>(&'a self, pair: usize, x: &'a EightBitRows, first: usize) -> BlockTile<'a> {
         let (quants, blocks, count) = x.rows_from(first);
-        BlockTile { format: self.format, pair: self.pair(pair), quants, blocks, count }.add_to(sums);
+        BlockTile { format: self.format, pair: self.pair(pair), quants, blocks, count }
     }
 
     /// The f32 weights of `panel` for inputs `first..first + out.len() / 16`, as `[inputs][16]`.

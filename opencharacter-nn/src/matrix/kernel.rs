@@ -93,6 +93,21 @@ pub(crate) struct Tile {
     pub(crate) inputs: usize,
 }
 
+/// Panels that lie in equal distances.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<P> {
+    pub(crate) first: *const P,
+    /// Elements from one panel to the next.
+    pub(crate) stride: usize,
+    pub(crate) count: usize,
+}
+
+impl<P> Panels<P> {
+    pub(crate) fn one(panel: *const P) -> Self {
+        Self { first: panel, stride: 0, count: 1 }
+    }
+}
+
 /// Rows that the best kernel of this machine keeps in registers: 6 x 2 accumulators, 2 weights and 1 broadcast value
 /// fill 15 of AVX2's 16 registers; AVX-512 has 32, and needs at least 8 chains to hide the latency of its two units.
 /// Two panels of 12 rows at once would fill those 32 and load each value once for two multiply-adds. It was no faster:
@@ -180,20 +195,22 @@ impl Tile {
                 }
             }
             for index in first..count {
-                self.run_on(set, rows, panel(index), out.add(index * PANEL), out_stride, accumulate);
+                let panels = Panels::one(panel(index));
+                self.run_on(set, rows, panels, out.add(index * PANEL), out_stride, accumulate);
             }
         }
     }
 
-    /// [`Tile::run_beside`] with one panel.
+    /// [`Tile::run_beside`] with panels in equal distances, one after the other: a call for each of them was 3% of a
+    /// training step.
     ///
     /// # Safety
     /// As there, on a machine that has `set`.
-    pub(super) unsafe fn run_on<P: PanelElement>(
+    pub(crate) unsafe fn run_on<P: PanelElement>(
         self,
         set: InstructionSet,
         rows: usize,
-        panel: *const P,
+        panels: Panels<P>,
         out: *mut f32,
         out_stride: usize,
         accumulate: bool,
@@ -203,34 +220,58 @@ impl Tile {
             match set {
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx512 => match rows {
-                    1 => self.avx512::<1, 1, P>([panel], out, out_stride, accumulate),
-                    2 => self.avx512::<2, 1, P>([panel], out, out_stride, accumulate),
-                    3 => self.avx512::<3, 1, P>([panel], out, out_stride, accumulate),
-                    4 => self.avx512::<4, 1, P>([panel], out, out_stride, accumulate),
-                    5 => self.avx512::<5, 1, P>([panel], out, out_stride, accumulate),
-                    6 => self.avx512::<6, 1, P>([panel], out, out_stride, accumulate),
-                    7 => self.avx512::<7, 1, P>([panel], out, out_stride, accumulate),
-                    8 => self.avx512::<8, 1, P>([panel], out, out_stride, accumulate),
-                    9 => self.avx512::<9, 1, P>([panel], out, out_stride, accumulate),
-                    10 => self.avx512::<10, 1, P>([panel], out, out_stride, accumulate),
-                    11 => self.avx512::<11, 1, P>([panel], out, out_stride, accumulate),
-                    _ => self.avx512::<12, 1, P>([panel], out, out_stride, accumulate),
+                    1 => self.avx512_one_by_one::<1, P>(panels, out, out_stride, accumulate),
+                    2 => self.avx512_one_by_one::<2, P>(panels, out, out_stride, accumulate),
+                    3 => self.avx512_one_by_one::<3, P>(panels, out, out_stride, accumulate),
+                    4 => self.avx512_one_by_one::<4, P>(panels, out, out_stride, accumulate),
+                    5 => self.avx512_one_by_one::<5, P>(panels, out, out_stride, accumulate),
+                    6 => self.avx512_one_by_one::<6, P>(panels, out, out_stride, accumulate),
+                    7 => self.avx512_one_by_one::<7, P>(panels, out, out_stride, accumulate),
+                    8 => self.avx512_one_by_one::<8, P>(panels, out, out_stride, accumulate),
+                    9 => self.avx512_one_by_one::<9, P>(panels, out, out_stride, accumulate),
+                    10 => self.avx512_one_by_one::<10, P>(panels, out, out_stride, accumulate),
+                    11 => self.avx512_one_by_one::<11, P>(panels, out, out_stride, accumulate),
+                    _ => self.avx512_one_by_one::<12, P>(panels, out, out_stride, accumulate),
                 },
                 #[cfg(target_arch = "x86_64")]
                 InstructionSet::Avx2 => match rows {
-                    1 => self.avx2::<1, P>(panel, out, out_stride, accumulate),
-                    2 => self.avx2::<2, P>(panel, out, out_stride, accumulate),
-                    3 => self.avx2::<3, P>(panel, out, out_stride, accumulate),
-                    4 => self.avx2::<4, P>(panel, out, out_stride, accumulate),
-                    5 => self.avx2::<5, P>(panel, out, out_stride, accumulate),
-                    _ => self.avx2::<6, P>(panel, out, out_stride, accumulate),
+                    1 => self.avx2_one_by_one::<1, P>(panels, out, out_stride, accumulate),
+                    2 => self.avx2_one_by_one::<2, P>(panels, out, out_stride, accumulate),
+                    3 => self.avx2_one_by_one::<3, P>(panels, out, out_stride, accumulate),
+                    4 => self.avx2_one_by_one::<4, P>(panels, out, out_stride, accumulate),
+                    5 => self.avx2_one_by_one::<5, P>(panels, out, out_stride, accumulate),
+                    _ => self.avx2_one_by_one::<6, P>(panels, out, out_stride, accumulate),
                 },
-                _ => self.portable(rows, panel, out, out_stride, accumulate),
+                _ => {
+                    for index in 0..panels.count {
+                        let panel = panels.first.add(index * panels.stride);
+                        self.portable(rows, panel, out.add(index * PANEL), out_stride, accumulate);
+                    }
+                }
             }
         }
     }
 
     #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512_one_by_one<const ROWS: usize, P: PanelElement>(
+        self,
+        panels: Panels<P>,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
+        for index in 0..panels.count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let panel = panels.first.add(index * panels.stride);
+                self.avx512::<ROWS, 1, P>([panel], out.add(index * PANEL), out_stride, accumulate);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const ROWS: usize, const PANELS: usize, P: PanelElement>(
         self,
@@ -270,6 +311,25 @@ impl Tile {
     }
 
     #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2_one_by_one<const ROWS: usize, P: PanelElement>(
+        self,
+        panels: Panels<P>,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
+        for index in 0..panels.count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let panel = panels.first.add(index * panels.stride);
+                self.avx2::<ROWS, P>(panel, out.add(index * PANEL), out_stride, accumulate);
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<const ROWS: usize, P: PanelElement>(
         self,
@@ -361,8 +421,9 @@ mod tests {
                 let tile = Tile { x: x.as_ptr(), row_stride, input_stride, inputs };
                 let run = |set, accumulate| {
                     let mut out = start.clone();
+                    let panels = Panels::one(panel.as_ptr());
                     // SAFETY: the buffers hold what the strides address; `set` is not beyond the best one.
-                    unsafe { tile.run_on(set, rows, panel.as_ptr(), out.as_mut_ptr(), PANEL, accumulate) };
+                    unsafe { tile.run_on(set, rows, panels, out.as_mut_ptr(), PANEL, accumulate) };
                     out
                 };
                 for accumulate in [false, true] {
@@ -403,10 +464,17 @@ mod tests {
                 let [mut beside, mut alone] = [start.clone(), start.clone()];
                 // SAFETY: `x`, the panels and both results hold what is addressed.
                 unsafe { tile.run_beside(rows, count, panel, beside.as_mut_ptr(), stride, accumulate) };
+                let mut strided = start.clone();
+                let in_a_row = Panels { first: panel(0), stride: inputs * PANEL, count };
+                // SAFETY: as above.
+                unsafe { tile.run_on(instruction_set(), rows, in_a_row, strided.as_mut_ptr(), stride, accumulate) };
+                assert_eq!(strided, beside, "{rows} rows, {count} panels, accumulate: {accumulate}");
                 for index in 0..count {
                     let out = alone[index * PANEL..].as_mut_ptr();
                     // SAFETY: as above.
-                    unsafe { tile.run_on(InstructionSet::Portable, rows, panel(index), out, stride, accumulate) };
+                    unsafe {
+                        tile.run_on(InstructionSet::Portable, rows, Panels::one(panel(index)), out, stride, accumulate)
+                    };
                 }
                 assert_eq!(beside, alone, "{rows} rows, {count} panels, accumulate: {accumulate}");
             }

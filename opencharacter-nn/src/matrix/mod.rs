@@ -23,11 +23,11 @@ mod outer;
 use std::{cell::RefCell, ops::Range};
 
 pub(crate) use activations::EightBitRows;
-use block_tile::{BLOCK_TILE_ROWS, PairSums};
+use block_tile::{BLOCK_TILE_ROWS, BlockTile, COLUMNS};
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
-use kernel::{InstructionSet, MAX_TILE_ROWS, instruction_set};
-pub(crate) use kernel::{PANEL, PanelElement, Tile, tile_rows};
+use kernel::MAX_TILE_ROWS;
+pub(crate) use kernel::{InstructionSet, PANEL, PanelElement, Panels, Tile, instruction_set, tile_rows};
 pub(crate) use outer::{Target, add_outer_product};
 
 use crate::{
@@ -474,24 +474,20 @@ impl<'a> Product<'a> {
         panels: &Range<usize>,
         accumulate: bool,
     ) {
-        for row in rows.clone().step_by(BLOCK_TILE_ROWS) {
-            let count = (rows.end - row).min(BLOCK_TILE_ROWS);
+        let set = block_tile::instruction_set();
+        let step = set.tile_rows();
+        for row in rows.clone().step_by(step) {
+            let count = (rows.end - row).min(step);
             for panel in panels.clone().step_by(2) {
                 let first = panel * PANEL;
-                let columns = (self.features - first).min(2 * PANEL);
-                let mut sums: [PairSums; BLOCK_TILE_ROWS] = [[0.0; 2 * PANEL]; BLOCK_TILE_ROWS];
+                let tile = matrix.blocks.tile(panel / 2, x, row);
                 // SAFETY: the tile's elements are inside `out` and nobody else's, by the caller's promise.
-                let corner = unsafe { self.out.get().add(row * self.features + first) };
-                for (row, sums) in sums.iter_mut().enumerate().take(if accumulate { count } else { 0 }) {
-                    // SAFETY: as above, and initialised.
-                    let out = unsafe { std::slice::from_raw_parts(corner.add(row * self.features), columns) };
-                    sums[..columns].copy_from_slice(out);
-                }
-                matrix.blocks.add_products(panel / 2, x, row, &mut sums[..count]);
-                for (row, sums) in sums.iter().enumerate().take(count) {
-                    // SAFETY: as above; sums and `out` do not overlap.
-                    unsafe {
-                        corner.add(row * self.features).copy_from_nonoverlapping(sums.as_ptr(), columns);
+                unsafe {
+                    let corner = self.out.get().add(row * self.features + first);
+                    let target = block_tile::Target { out: corner, stride: self.features, accumulate };
+                    match self.features - first {
+                        columns @ 0..COLUMNS => run_clipped_blocks(set, tile, count, target, columns),
+                        _ => tile.run_on(set, count, target),
                     }
                 }
             }
@@ -515,25 +511,37 @@ impl<'a> Product<'a> {
             ready.resize(GROUP * CHUNK * PANEL + MAX_TILE_ROWS * NEAR_STRIDE, 0.0);
             let (ready, near) = ready.split_at_mut(GROUP * CHUNK * PANEL);
             for chunk in chunks(inner) {
-                let mut weights = [&[][..]; GROUP];
                 let buffers = ready.chunks_exact_mut(CHUNK * PANEL);
-                for ((weights, panel), buffer) in weights.iter_mut().zip(panels.clone()).zip(buffers) {
-                    *weights = matrix.panel(self.orientation, panel, chunk.clone(), buffer);
-                }
+                let mut weights = panels
+                    .clone()
+                    .zip(buffers)
+                    .map(|(panel, buffer)| matrix.panel(self.orientation, panel, chunk.clone(), buffer).as_ptr());
+                let Some(first) = weights.next() else { return };
+                // Every one is made ready here; all lie in the matrix or all in buffers, so their distances are equal.
+                let second = weights.fold(None, |second, panel| second.or(Some(panel)));
+                // SAFETY: both point into one allocation.
+                let stride = second.map_or(0, |second| unsafe { second.offset_from(first) } as usize);
                 let part = RowPart { x, inner, chunk: chunk.clone() };
+                let columns = self.features.min(panels.end * PANEL) - panels.start * PANEL;
+                let whole = Panels { first, stride, count: columns / PANEL };
                 for row in rows.clone().step_by(step) {
                     let count = (rows.end - row).min(step);
                     let tile = part.tile(row, count, near);
                     let next = row + count..rows.end.min(row + count + step);
-                    for (index, (weights, panel)) in weights.iter().zip(panels.clone()).enumerate() {
-                        part.prefetch(&next, index, panels.len());
-                        let columns = (self.features - panel * PANEL).min(PANEL);
-                        // SAFETY: `count` rows lie behind `tile.x`, the chunk's inputs x 16 weights behind `weights`,
-                        // and the tile's elements inside `out` by the caller's promise.
-                        unsafe {
-                            let corner = self.out.get().add(row * self.features + panel * PANEL);
-                            let weights = weights.as_ptr();
-                            run_clipped(set, tile, count, weights, corner, self.features, columns, accumulate);
+                    // What is asked of memory is spread over the panels.
+                    let at_once = if part.collides() { 1 } else { whole.count.max(1) };
+                    // SAFETY: `count` rows lie behind `tile.x`, the chunk's inputs x 16 weights behind each panel, and
+                    // the tile's elements inside `out` by the caller's promise.
+                    unsafe {
+                        let corner = self.out.get().add(row * self.features + panels.start * PANEL);
+                        for index in (0..whole.count).step_by(at_once) {
+                            part.prefetch(&next, index, whole.count);
+                            let panels = Panels { first: first.add(index * stride), stride, count: at_once };
+                            tile.run_on(set, count, panels, corner.add(index * PANEL), self.features, accumulate);
+                        }
+                        if !columns.is_multiple_of(PANEL) {
+                            let (panel, corner) = (first.add(whole.count * stride), corner.add(whole.count * PANEL));
+                            run_clipped(set, tile, count, panel, corner, self.features, columns % PANEL, accumulate);
                         }
                     }
                 }
@@ -594,7 +602,7 @@ fn chunks(inner: usize) -> impl Iterator<Item = Range<usize>> {
 ///
 /// # Safety
 /// As [`Tile::run_on`], but for `columns` of 16 elements per row of `out`.
-unsafe fn run_clipped(
+pub(crate) unsafe fn run_clipped(
     set: InstructionSet,
     tile: Tile,
     rows: usize,
@@ -607,7 +615,7 @@ unsafe fn run_clipped(
     // SAFETY: the caller's promise; `edge` holds a whole tile.
     unsafe {
         if columns == PANEL {
-            tile.run_on(set, rows, panel, out, out_stride, accumulate);
+            tile.run_on(set, rows, Panels::one(panel), out, out_stride, accumulate);
             return;
         }
         let mut edge = [0.0_f32; MAX_TILE_ROWS * PANEL];
@@ -616,11 +624,35 @@ unsafe fn run_clipped(
                 edge[row * PANEL + column] = *out.add(row * out_stride + column);
             }
         }
-        tile.run_on(set, rows, panel, edge.as_mut_ptr(), PANEL, accumulate);
+        tile.run_on(set, rows, Panels::one(panel), edge.as_mut_ptr(), PANEL, accumulate);
         for row in 0..rows {
             for column in 0..columns {
                 *out.add(row * out_stride + column) = edge[row * PANEL + column];
             }
+        }
+    }
+}
+
+/// Runs a tile of blocks of which only the first `columns` columns exist in the target.
+///
+/// # Safety
+/// As [`BlockTile::run_on`], but for `columns` elements per row of the target.
+unsafe fn run_clipped_blocks(
+    set: block_tile::InstructionSet,
+    tile: BlockTile<'_>,
+    rows: usize,
+    target: block_tile::Target,
+    columns: usize,
+) {
+    let mut edge = [[0.0_f32; COLUMNS]; BLOCK_TILE_ROWS];
+    // SAFETY: the caller's promise; `edge` holds a whole tile.
+    unsafe {
+        for (row, edge) in edge.iter_mut().enumerate().take(if target.accumulate { rows } else { 0 }) {
+            edge.as_mut_ptr().copy_from_nonoverlapping(target.out.add(row * target.stride), columns);
+        }
+        tile.run_on(set, rows, block_tile::Target { out: edge.as_mut_ptr().cast(), stride: COLUMNS, ..target });
+        for (row, edge) in edge.iter().enumerate().take(rows) {
+            target.out.add(row * target.stride).copy_from_nonoverlapping(edge.as_ptr(), columns);
         }
     }
 }

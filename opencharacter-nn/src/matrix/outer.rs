@@ -48,10 +48,9 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     };
     assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
     assert_eq!(length, left_features * right_features, "target has left x right elements");
-    let set = instruction_set();
     let whole_panels = row_stride == PANEL && panel_stride != PANEL;
     let out = Pointer(out);
-    let step = tile_rows();
+    let (set, step) = (instruction_set(), tile_rows());
     // A wide left factor is split too, in whole tiles.
     let groups = panels.div_ceil(GROUP);
     let splits = (team::threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));

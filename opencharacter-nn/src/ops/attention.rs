@@ -4,14 +4,16 @@ use candle_core::{Result, Tensor};
 
 use super::storage::{floats, from_floats};
 use crate::{
+    matrix::{InstructionSet, PANEL, Panels, Tile, instruction_set, run_clipped, tile_rows},
     simd,
     team::{self, Pointer},
 };
 
-/// Queries that share one score matrix: 64 x 1,024 scores are 256 KiB, which stays in a core's L2 cache.
-const QUERY_CHUNK: usize = 64;
-/// Keys whose scores exist at once on the way back: two matrices of 64 x 512 are 256 KiB.
-const KEY_CHUNK: usize = 512;
+/// Queries that share one score matrix: whole tiles of every instruction set.
+const QUERY_CHUNK: usize = 60;
+/// Keys that are multiplied at once, in whole panels and whole tiles: those of a head of 64 features are 120 KiB, and two
+/// score matrices of 60 x 480 are 225 KiB. Together they stay in a core's second-level cache.
+const KEY_CHUNK: usize = 480;
 
 /// Which tokens see each other, and how heads are laid out.
 #[derive(Debug, Clone, Copy)]
@@ -53,66 +55,90 @@ pub(crate) fn packed_attention_backward(
     Ok([from_floats(dq, q.dims())?, from_floats(dk, k.dims())?, from_floats(dv, v.dims())?])
 }
 
-/// A strided `[rows, columns]` matrix inside a larger buffer.
-#[derive(Clone, Copy)]
-struct View<'a> {
-    values: &'a [f32],
-    row_stride: usize,
-    column_stride: usize,
+/// Heads side by side, `[tokens, heads * head_dim]`, as panels whose columns are tokens: `[heads][tokens / 16][head_dim][16]`.
+/// A row of features times such a panel is a row of 16 scores.
+struct Turned {
+    panels: Vec<f32>,
+    head_panels: usize,
+    head_dim: usize,
+    set: InstructionSet,
 }
 
-impl<'a> View<'a> {
-    fn rows(values: &'a [f32], row_stride: usize) -> Self {
-        Self { values, row_stride, column_stride: 1 }
+impl Turned {
+    fn new(values: &[f32], tokens: usize, head_dim: usize) -> Self {
+        let width = values.len() / tokens.max(1);
+        let head_panels = tokens.div_ceil(PANEL);
+        let panel = head_dim * PANEL;
+        let panels = team::fill(width / head_dim * head_panels * panel, panel, |index, panel| {
+            let (head, first) = (index / head_panels, index % head_panels * PANEL);
+            let rows = values[first * width..].chunks(width).take(PANEL);
+            for (lane, row) in rows.enumerate() {
+                let features = &row[head * head_dim..(head + 1) * head_dim];
+                for (column, &value) in panel.chunks_exact_mut(PANEL).zip(features) {
+                    column[lane] = value;
+                }
+            }
+        });
+        Self { panels, head_panels, head_dim, set: instruction_set() }
     }
 
-    fn transposed(self) -> Self {
-        Self { values: self.values, row_stride: self.column_stride, column_stride: self.row_stride }
-    }
-
-    fn covers(self, rows: usize, columns: usize) -> bool {
-        rows == 0
-            || columns == 0
-            || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.values.len()
+    /// Some of a head's panels.
+    fn panels(&self, head: usize, panels: Range<usize>) -> Panels<f32> {
+        let length = self.head_dim * PANEL;
+        let all = &self.panels[(head * self.head_panels + panels.start) * length..][..panels.len() * length];
+        Panels { first: all.as_ptr(), stride: length, count: panels.len() }
     }
 }
 
-/// `out = left right` (or `out += ...`), single-threaded: the caller runs many of these side by side.
-///
-/// # Safety
-/// `out` must be writable for `rows` rows of `columns` elements, `out_stride` apart, by nobody else.
-unsafe fn multiply(
-    out: *mut f32,
-    out_stride: usize,
-    accumulate: bool,
-    left: View<'_>,
-    right: View<'_>,
-    (rows, inner, columns): (usize, usize, usize),
-) {
-    assert!(left.covers(rows, inner) && right.covers(inner, columns));
-    // SAFETY: the reads were just checked, the writes are the caller's promise.
-    unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out,
-            1,
-            out_stride as isize,
-            accumulate,
-            left.values.as_ptr(),
-            left.column_stride as isize,
-            left.row_stride as isize,
-            right.values.as_ptr(),
-            right.column_stride as isize,
-            right.row_stride as isize,
-            1.0_f32,
-            1.0_f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+/// The same as panels whose columns are features: `[heads][head_dim / 16][tokens][16]`. A row of weights for tokens times
+/// such a panel is 16 features of their weighted sum.
+struct Straight {
+    panels: Vec<f32>,
+    tokens: usize,
+    head_dim: usize,
+    set: InstructionSet,
+}
+
+impl Straight {
+    fn new(values: &[f32], tokens: usize, head_dim: usize) -> Self {
+        let width = values.len() / tokens.max(1);
+        let head_panels = head_dim.div_ceil(PANEL);
+        let panels = team::fill(width / head_dim * head_panels * tokens * PANEL, tokens * PANEL, |index, panel| {
+            let (head, first) = (index / head_panels, index % head_panels * PANEL);
+            let features = head * head_dim + first..head * head_dim + head_dim.min(first + PANEL);
+            for (target, row) in panel.chunks_exact_mut(PANEL).zip(values.chunks_exact(width)) {
+                target[..features.len()].copy_from_slice(&row[features.clone()]);
+            }
+        });
+        Self { panels, tokens, head_dim, set: instruction_set() }
+    }
+
+    /// Writes `tile` times `tokens` of a head to `head_dim` columns behind `out`.
+    ///
+    /// # Safety
+    /// `rows` rows of `tokens.len()` elements are readable from `tile.x`, and as many rows of `head_dim` elements,
+    /// `out_stride` apart, writable at `out` by nobody else (and, to accumulate, initialised).
+    unsafe fn multiply(
+        &self,
+        tile: Tile,
+        rows: usize,
+        head: usize,
+        tokens: Range<usize>,
+        out: *mut f32,
+        out_stride: usize,
+        accumulate: bool,
+    ) {
+        assert!(tokens.end <= self.tokens && tile.inputs == tokens.len(), "a panel has these tokens");
+        let head_panels = self.head_dim.div_ceil(PANEL);
+        for index in 0..head_panels {
+            let panel = &self.panels[((head * head_panels + index) * self.tokens + tokens.start) * PANEL..];
+            let columns = PANEL.min(self.head_dim - index * PANEL);
+            // SAFETY: the caller's promise; the panel's length was looked at.
+            unsafe {
+                let out = out.add(index * PANEL);
+                run_clipped(self.set, tile, rows, panel.as_ptr(), out, out_stride, columns, accumulate);
+            }
+        }
     }
 }
 
@@ -133,6 +159,93 @@ struct Task {
     first: usize,
     last: usize,
     head: usize,
+}
+
+impl Task {
+    /// The queries in chunks.
+    fn chunks(self) -> impl Iterator<Item = Range<usize>> {
+        (self.first..self.last).step_by(QUERY_CHUNK).map(move |first| first..(first + QUERY_CHUNK).min(self.last))
+    }
+}
+
+/// Cuts tokens into tiles.
+fn tiles(tokens: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = tokens.end;
+    tokens.clone().step_by(tile_rows()).map(move |first| first..(first + tile_rows()).min(end))
+}
+
+/// Scores of some queries with some keys, row by row, whole panels of keys.
+struct Scores {
+    values: Vec<f32>,
+    /// Elements from one row to the next: more than the columns, so that the elements of a column do not drive each other
+    /// out of the first-level cache.
+    stride: usize,
+    queries: Range<usize>,
+    /// Column 0: the first of a panel.
+    base: usize,
+}
+
+impl Scores {
+    fn new() -> Self {
+        Self { values: Vec::new(), stride: 0, queries: 0..0, base: 0 }
+    }
+
+    /// Makes room for `queries` and `keys`. What the elements hold is left open.
+    fn reset(&mut self, queries: &Range<usize>, keys: &Range<usize>) {
+        self.base = keys.start / PANEL * PANEL;
+        self.stride = (keys.end - self.base).next_multiple_of(PANEL) + PANEL;
+        self.queries = queries.clone();
+        let length = queries.len() * self.stride;
+        if self.values.len() < length {
+            self.values.resize(length, 0.0);
+        }
+    }
+
+    /// The columns of `keys` in the row of `query`.
+    fn row(&mut self, query: usize, keys: &Range<usize>) -> &mut [f32] {
+        let first = self.place(query, keys.start);
+        &mut self.values[first..first + keys.len()]
+    }
+
+    fn place(&self, query: usize, key: usize) -> usize {
+        (query - self.queries.start) * self.stride + key - self.base
+    }
+
+    /// Multiplies the features of a head's queries, in `rows` of `width`, with `keys`' panels, as far as a query of the
+    /// same tile may see them.
+    fn multiply(&mut self, rows: &[f32], width: usize, head: usize, keys: &Range<usize>, panels: (&Turned, usize)) {
+        let (turned, panel_head) = panels;
+        let dim = turned.head_dim;
+        for queries in tiles(&self.queries) {
+            let end = keys.end.min(queries.end);
+            if end <= keys.start {
+                continue;
+            }
+            let (first, last) = (keys.start / PANEL, end.div_ceil(PANEL));
+            let x = &rows[queries.start * width + head * dim..(queries.end - 1) * width + (head + 1) * dim];
+            let tile = Tile { x: x.as_ptr(), row_stride: width, input_stride: 1, inputs: dim };
+            let place = self.place(queries.start, first * PANEL);
+            let out = &mut self.values[place..];
+            assert!(out.len() >= (queries.len() - 1) * self.stride + (last - first) * PANEL, "room for the scores");
+            let panels = turned.panels(panel_head, first..last);
+            // SAFETY: `x` covers the tile's rows, every panel has `dim` inputs, and `out` has room.
+            unsafe { tile.run_on(turned.set, queries.len(), panels, out.as_mut_ptr(), self.stride, false) };
+        }
+    }
+
+    /// Some rows' weights of `keys`, as the left factor of a product.
+    fn rows_of(&self, queries: &Range<usize>, keys: &Range<usize>) -> Tile {
+        let rows = &self.values[self.place(queries.start, keys.start)..];
+        assert!(rows.len() >= (queries.len() - 1) * self.stride + keys.len(), "the rows' weights");
+        Tile { x: rows.as_ptr(), row_stride: self.stride, input_stride: 1, inputs: keys.len() }
+    }
+
+    /// Some columns' weights of `queries`, as the left factor of a product.
+    fn columns_of(&self, keys: &Range<usize>, queries: &Range<usize>) -> Tile {
+        let columns = &self.values[self.place(queries.start, keys.start)..];
+        assert!(columns.len() >= (queries.len() - 1) * self.stride + keys.len(), "the columns' weights");
+        Tile { x: columns.as_ptr(), row_stride: 1, input_stride: self.stride, inputs: queries.len() }
+    }
 }
 
 impl AttentionShape<'_> {
@@ -164,51 +277,67 @@ impl AttentionShape<'_> {
         self.window.map_or(start, |window| start.max((token + 1).saturating_sub(window)))
     }
 
+    /// The keys that a task's `queries` see, from a whole tile on, in chunks.
+    fn key_chunks(&self, task: Task, queries: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let step = tile_rows();
+        let first = task.start + (self.first_seen(queries.start, task.start) - task.start) / step * step;
+        let end = queries.end;
+        (first..end).step_by(KEY_CHUNK).map(move |first| first..(first + KEY_CHUNK).min(end))
+    }
+
     fn forward(&self, q: &[f32], k: &[f32], v: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let extent = self.extent(q.len(), k.len());
         let dim = self.head_dim;
         let heads = extent.query_size / dim;
-        let mut out = vec![0.0_f32; q.len()];
+        let (keys, values) = (Turned::new(k, extent.tokens, dim), Straight::new(v, extent.tokens, dim));
+        let mut out = Vec::<f32>::with_capacity(q.len());
         let mut normalisers = vec![0.0_f32; extent.tokens * heads];
         let (out_pointer, normaliser_pointer) = (Pointer(out.as_mut_ptr()), Pointer(normalisers.as_mut_ptr()));
         let tasks = self.tasks(heads, 4 * QUERY_CHUNK);
         team::for_each(tasks.len(), |index| {
             let task = tasks[index];
-            let kv_corner = task.head / extent.group * dim;
-            let mut scores = Vec::new();
-            for first in (task.first..task.last).step_by(QUERY_CHUNK) {
-                let rows = QUERY_CHUNK.min(task.last - first);
-                let base = self.first_seen(first, task.start);
-                let columns = first + rows - base;
-                scores.resize(rows * columns, 0.0);
-                let keys = View::rows(&k[base * extent.key_value_size + kv_corner..], extent.key_value_size);
-                let values = View::rows(&v[base * extent.key_value_size + kv_corner..], extent.key_value_size);
-                let offset = first * extent.query_size + task.head * dim;
-                let queries = View::rows(&q[offset..], extent.query_size);
-                // SAFETY: `scores` belongs to this task.
-                unsafe {
-                    let target = scores.as_mut_ptr();
-                    multiply(target, columns, false, queries, keys.transposed(), (rows, dim, columns));
+            let key_head = task.head / extent.group;
+            let mut scores = Scores::new();
+            for queries in task.chunks() {
+                let seen = self.first_seen(queries.start, task.start)..queries.end;
+                scores.reset(&queries, &seen);
+                for chunk in self.key_chunks(task, &queries) {
+                    let chunk = chunk.start.max(seen.start)..chunk.end;
+                    scores.multiply(q, extent.query_size, task.head, &chunk, (&keys, key_head));
                 }
-                for (row, scores) in scores.chunks_exact_mut(columns).enumerate() {
-                    let seen = self.first_seen(first + row, task.start) - base..first + row + 1 - base;
-                    let (maximum, total) = simd::exponentiate(&mut scores[seen.clone()], self.scale());
-                    simd::scale(&mut scores[seen.clone()], 1.0 / total);
-                    scores[..seen.start].fill(0.0);
-                    scores[seen.end..].fill(0.0);
+                for query in queries.clone() {
+                    let first = self.first_seen(query, task.start);
+                    let (maximum, total) = simd::exponentiate(scores.row(query, &(first..query + 1)), self.scale());
+                    simd::scale(scores.row(query, &(first..query + 1)), 1.0 / total);
+                    // Other queries of the tile see more on either side.
+                    scores.row(query, &(seen.start..first)).fill(0.0);
+                    scores.row(query, &(query + 1..seen.end)).fill(0.0);
                     // SAFETY: one writer per head and token.
                     unsafe {
-                        *normaliser_pointer.get().add(task.head * extent.tokens + first + row) = maximum + total.ln();
+                        *normaliser_pointer.get().add(task.head * extent.tokens + query) = maximum + total.ln();
                     }
                 }
-                // SAFETY: rows `first..first + rows` of this head's columns are this task's alone.
-                unsafe {
-                    let target = out_pointer.get().add(offset);
-                    let probabilities = View::rows(&scores, columns);
-                    multiply(target, extent.query_size, false, probabilities, values, (rows, columns, dim));
+                for chunk in self.key_chunks(task, &queries) {
+                    for queries in tiles(&queries) {
+                        let first = self.first_seen(queries.start, task.start);
+                        let chunk = chunk.start.max(first)..chunk.end.min(queries.end);
+                        if chunk.is_empty() {
+                            continue;
+                        }
+                        let tile = scores.rows_of(&queries, &chunk);
+                        let (rows, accumulate) = (queries.len(), chunk.start > first);
+                        // SAFETY: this head's columns of the queries' rows are this task's alone; each is written by
+                        // the first chunk that it sees.
+                        unsafe {
+                            let out = out_pointer.get().add(queries.start * extent.query_size + task.head * dim);
+                            values.multiply(tile, rows, key_head, chunk, out, extent.query_size, accumulate);
+                        }
+                    }
                 }
             }
         });
+        // SAFETY: every token sees itself, so every row was written.
+        unsafe { out.set_len(q.len()) };
         (out, normalisers)
     }
 
@@ -218,90 +347,45 @@ impl AttentionShape<'_> {
     /// Keys are taken in chunks, which the known normalisers allow: a chunk's scores stay in the cache however long the
     /// segment is. Query heads that share keys write gradients of their own, which are summed in a fixed order.
     fn backward(&self, qkv: [&[f32]; 3], out: &[f32], normalisers: &[f32], gradient: &[f32]) -> [Vec<f32>; 3] {
-        let [q, k, _] = qkv;
+        let [q, k, v] = qkv;
         let extent = self.extent(q.len(), k.len());
-        let mut gradients = [vec![0.0_f32; q.len()], vec![0.0_f32; q.len()], vec![0.0_f32; q.len()]];
+        let (tokens, dim) = (extent.tokens, self.head_dim);
+        let pass = Backward {
+            shape: *self,
+            extent,
+            queries: Straight::new(q, tokens, dim),
+            upstream: Straight::new(gradient, tokens, dim),
+            keys: Straight::new(k, tokens, dim),
+            turned_keys: Turned::new(k, tokens, dim),
+            turned_values: Turned::new(v, tokens, dim),
+            q,
+            out,
+            normalisers,
+            gradient,
+        };
+        let mut gradients = [(); 3].map(|()| Vec::<f32>::with_capacity(q.len()));
         let pointers = gradients.each_mut().map(|values| Pointer(values.as_mut_ptr()));
-        let tasks = self.tasks(extent.query_size / self.head_dim, usize::MAX / 2);
+        let tasks = self.tasks(extent.query_size / dim, usize::MAX / 2);
         team::for_each(tasks.len(), |index| {
             let task = tasks[index];
-            let mut buffers = [vec![0.0_f32; QUERY_CHUNK * KEY_CHUNK], vec![0.0_f32; QUERY_CHUNK * KEY_CHUNK]];
-            for first in (task.first..task.last).step_by(QUERY_CHUNK) {
-                let queries = first..(first + QUERY_CHUNK).min(task.last);
-                for base in (self.first_seen(first, task.start)..queries.end).step_by(KEY_CHUNK) {
-                    let keys = base..(base + KEY_CHUNK).min(queries.end);
-                    let chunk = Chunk { extent, task, queries: queries.clone(), keys };
+            let mut buffers = [Scores::new(), Scores::new()];
+            for queries in task.chunks() {
+                for keys in self.key_chunks(task, &queries) {
                     // SAFETY: this head's columns of this segment's rows are this task's alone.
-                    unsafe { self.backward_chunk(&chunk, qkv, out, normalisers, gradient, &mut buffers, pointers) };
+                    unsafe { pass.chunk(task, &queries, &keys, &mut buffers, pointers) };
                 }
             }
         });
+        // SAFETY: every token is a query and a key of its own, so every row was written.
+        gradients.iter_mut().for_each(|values| unsafe { values.set_len(q.len()) });
         let [dq, dk, dv] = gradients;
         [dq, self.sum_group(&dk, extent), self.sum_group(&dv, extent)]
     }
 
-    /// # Safety
-    /// `pointers` are `[tokens, query_size]` each, and nobody else touches the task's head in its segment.
-    unsafe fn backward_chunk(
-        &self,
-        chunk: &Chunk,
-        [q, k, v]: [&[f32]; 3],
-        out: &[f32],
-        normalisers: &[f32],
-        gradient: &[f32],
-        [scores, score_gradients]: &mut [Vec<f32>; 2],
-        [dq, dk, dv]: [Pointer<f32>; 3],
-    ) {
-        let Chunk { extent, task, queries, keys } = chunk;
-        let dim = self.head_dim;
-        let (rows, columns) = (queries.len(), keys.len());
-        let offset = queries.start * extent.query_size + task.head * dim;
-        let kv_offset = keys.start * extent.key_value_size + task.head / extent.group * dim;
-        let query_view = View::rows(&q[offset..], extent.query_size);
-        let upstream = View::rows(&gradient[offset..], extent.query_size);
-        let key_view = View::rows(&k[kv_offset..], extent.key_value_size);
-        let value_view = View::rows(&v[kv_offset..], extent.key_value_size);
-        // SAFETY: both buffers belong to this task and hold a whole chunk.
-        unsafe {
-            let size = (rows, dim, columns);
-            multiply(scores.as_mut_ptr(), columns, false, query_view, key_view.transposed(), size);
-            multiply(score_gradients.as_mut_ptr(), columns, false, upstream, value_view.transposed(), size);
-        }
-        let both = scores[..rows * columns]
-            .chunks_exact_mut(columns)
-            .zip(score_gradients[..rows * columns].chunks_exact_mut(columns));
-        for (row, (scores, score_gradients)) in both.enumerate() {
-            let token = queries.start + row;
-            // Both ends clipped to this chunk of keys; the range may be empty.
-            let from = self.first_seen(token, task.start).max(keys.start).min(keys.end) - keys.start;
-            let to = ((token + 1).min(keys.end).max(keys.start) - keys.start).max(from);
-            let place = offset + row * extent.query_size;
-            let normaliser = normalisers[task.head * extent.tokens + token];
-            let (g, o) = (&gradient[place..place + dim], &out[place..place + dim]);
-            let (seen, seen_gradients) = (&mut scores[from..to], &mut score_gradients[from..to]);
-            softmax_backward_row(seen, seen_gradients, g, o, self.scale(), normaliser);
-            for unseen in [0..from, to..columns] {
-                scores[unseen.clone()].fill(0.0);
-                score_gradients[unseen].fill(0.0);
-            }
-        }
-        let probabilities = View::rows(scores, columns);
-        let score_gradients = View::rows(score_gradients, columns);
-        let width = extent.query_size;
-        let key_place = keys.start * width + task.head * dim;
-        // SAFETY: the caller's promise.
-        unsafe {
-            multiply(dq.get().add(offset), width, true, score_gradients, key_view, (rows, columns, dim));
-            let size = (columns, rows, dim);
-            multiply(dk.get().add(key_place), width, true, score_gradients.transposed(), query_view, size);
-            multiply(dv.get().add(key_place), width, true, probabilities.transposed(), upstream, size);
-        }
-    }
-
     /// Sums `[tokens, query_heads * head_dim]` over the query heads of each key and value head.
     fn sum_group(&self, wide: &[f32], extent: Extent) -> Vec<f32> {
-        let mut out = vec![0.0; extent.tokens * extent.key_value_size];
-        team::for_each_chunk(&mut out, QUERY_CHUNK * extent.key_value_size, |chunk, rows| {
+        let length = QUERY_CHUNK * extent.key_value_size;
+        team::fill(extent.tokens * extent.key_value_size, length, |chunk, rows| {
             let wide = wide[chunk * QUERY_CHUNK * extent.query_size..].chunks_exact(extent.query_size);
             for (out, wide) in rows.chunks_exact_mut(extent.key_value_size).zip(wide) {
                 for (head, part) in wide.chunks_exact(self.head_dim).enumerate() {
@@ -311,17 +395,88 @@ impl AttentionShape<'_> {
                     }
                 }
             }
-        });
-        out
+        })
     }
 }
 
-/// Some queries and some keys of one task.
-struct Chunk {
+/// What all tasks of a backward pass share.
+struct Backward<'a> {
+    shape: AttentionShape<'a>,
     extent: Extent,
-    task: Task,
-    queries: Range<usize>,
-    keys: Range<usize>,
+    queries: Straight,
+    upstream: Straight,
+    keys: Straight,
+    turned_keys: Turned,
+    turned_values: Turned,
+    q: &'a [f32],
+    out: &'a [f32],
+    normalisers: &'a [f32],
+    gradient: &'a [f32],
+}
+
+impl Backward<'_> {
+    /// The share of some queries and some keys of a task.
+    ///
+    /// # Safety
+    /// `pointers` are `[tokens, query_size]` each, and nobody else touches the task's head in its segment. Chunks of
+    /// queries come in their order, and for each its chunks of keys in theirs: what comes first to a row finds it
+    /// uninitialised.
+    unsafe fn chunk(
+        &self,
+        task: Task,
+        queries: &Range<usize>,
+        keys: &Range<usize>,
+        [scores, score_gradients]: &mut [Scores; 2],
+        [dq, dk, dv]: [Pointer<f32>; 3],
+    ) {
+        let Extent { tokens, query_size: width, group, .. } = self.extent;
+        let dim = self.shape.head_dim;
+        let (head, key_head) = (task.head, task.head / group);
+        for (buffer, rows, panels) in
+            [(&mut *scores, self.q, &self.turned_keys), (&mut *score_gradients, self.gradient, &self.turned_values)]
+        {
+            buffer.reset(queries, keys);
+            buffer.multiply(rows, width, head, keys, (panels, key_head));
+        }
+        for query in queries.clone() {
+            // Clipped to this chunk of keys; it may be empty.
+            let from = self.shape.first_seen(query, task.start).clamp(keys.start, keys.end);
+            let seen = from..(query + 1).clamp(from, keys.end);
+            let place = query * width + head * dim;
+            let (g, o) = (&self.gradient[place..place + dim], &self.out[place..place + dim]);
+            let normaliser = self.normalisers[head * tokens + query];
+            let both = (scores.row(query, &seen), score_gradients.row(query, &seen));
+            softmax_backward_row(both.0, both.1, g, o, self.shape.scale(), normaliser);
+            for unseen in [keys.start..seen.start, seen.end..keys.end] {
+                scores.row(query, &unseen).fill(0.0);
+                score_gradients.row(query, &unseen).fill(0.0);
+            }
+        }
+        // SAFETY: the caller's promise.
+        let place = |of: Pointer<f32>, token: usize| unsafe { of.get().add(token * width + head * dim) };
+        let first_chunk = self.shape.key_chunks(task, queries).next().is_some_and(|first| first == *keys);
+        for queries in tiles(queries) {
+            let keys = keys.start..keys.end.min(queries.end);
+            if !keys.is_empty() {
+                let tile = score_gradients.rows_of(&queries, &keys);
+                let (rows, out) = (queries.len(), place(dq, queries.start));
+                // SAFETY: as above; the first chunk of keys writes to every query.
+                unsafe { self.keys.multiply(tile, rows, key_head, keys, out, width, !first_chunk) };
+            }
+        }
+        for keys in tiles(keys) {
+            // A key is first seen by its own token.
+            let accumulate = keys.start < queries.start;
+            let queries = queries.start.max(keys.start)..queries.end;
+            let factors = [(&*score_gradients, &self.queries, dk), (&*scores, &self.upstream, dv)];
+            for (weights, panels, target) in factors {
+                let tile = weights.columns_of(&keys, &queries);
+                let (rows, out) = (keys.len(), place(target, keys.start));
+                // SAFETY: as above; queries and keys are cut into the same tiles.
+                unsafe { panels.multiply(tile, rows, head, queries.clone(), out, width, accumulate) };
+            }
+        }
+    }
 }
 
 simd::vectorised! {
@@ -362,6 +517,33 @@ mod tests {
                 |arguments| Ok(packed_attention(&arguments[0], &arguments[1], &arguments[2], shape)?.0),
                 |arguments, gradient| backward(arguments, gradient, shape),
             );
+        }
+    }
+
+    #[test]
+    fn a_packed_sequence_has_the_bits_that_it_has_alone() {
+        // Neither begins where a panel of 16 tokens does; one crosses borders of chunks. A head is no whole panel.
+        let (borders, heads, key_heads, head_dim) = ([0, 5, 135, 168], 4, 2, 20);
+        let tokens = borders[borders.len() - 1];
+        let sizes = [heads, key_heads, key_heads, heads].map(|heads| heads * head_dim);
+        let arguments: Vec<Tensor> = (1..).zip(sizes).map(|(seed, size)| normal(seed, &[tokens, size])).collect();
+        let all = |arguments: &[Tensor], cumulative_lengths: &[usize], window| {
+            let shape = AttentionShape { head_dim, cumulative_lengths, window };
+            let mut results = vec![packed_attention(&arguments[0], &arguments[1], &arguments[2], shape).unwrap().0];
+            results.extend(backward(arguments, &arguments[3], shape).unwrap());
+            results
+        };
+        for window in [None, Some(9)] {
+            let packed = all(&arguments, &borders, window);
+            for bounds in borders.windows(2) {
+                let length = bounds[1] - bounds[0];
+                let part = |tensor: &Tensor| tensor.narrow(0, bounds[0], length).unwrap().contiguous().unwrap();
+                let alone = all(&arguments.iter().map(part).collect::<Vec<_>>(), &[0, length], window);
+                for (packed, alone) in packed.iter().zip(&alone) {
+                    let [packed, alone] = [&part(packed), alone].map(|tensor| tensor.to_vec2::<f32>().unwrap());
+                    assert_eq!(packed, alone, "tokens {bounds:?}, window {window:?}");
+                }
+            }
         }
     }
 

@@ -26,12 +26,12 @@ impl PackedBatch {
         self.cumulative_lengths.push(self.tokens.len());
     }
 
-    /// The same sequences in batches of at least `tokens` tokens (the last one may have fewer), none cut, each with the
-    /// place of its first token.
+    /// The same sequences in batches of at most `tokens` tokens, or of one sequence that is longer, each with the place of
+    /// its first token.
     pub(crate) fn parts(&self, tokens: usize) -> Vec<(usize, Self)> {
         let mut parts: Vec<(usize, Self)> = Vec::new();
         for bounds in self.cumulative_lengths.windows(2) {
-            if parts.last().is_none_or(|(_, part)| part.tokens.len() >= tokens) {
+            if parts.last().is_none_or(|(first, _)| bounds[1] - first > tokens) {
                 parts.push((bounds[0], Self::new()));
             }
             if let Some((_, part)) = parts.last_mut() {

@@ -18,12 +18,10 @@ use crate::{
     ops,
 };
 
-/// Where every weight is trained, a part of a batch has at least so many tokens, as far as there are sequences: below it
-/// the traffic of weights and gradients shows.
-pub const PART_TOKENS: usize = 256;
-/// Where every weight is trained, tapes are kept whole up to so many tokens at once. Of a longer sequence two products per
+/// Where every weight is trained, a part of a batch has at most so many tokens, or is one longer sequence. Each part takes
+/// all weights and gradients through memory once more, and its tapes are kept whole; of a longer sequence two products per
 /// block are computed again: a third less memory for a twentieth more time.
-pub const WHOLE_TAPE_TOKENS: usize = 2 * PART_TOKENS;
+pub const PART_TOKENS: usize = 512;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +135,7 @@ fn pass(
     for layer in 0..layers {
         let (output, tape) = decoder.block(layer, &hidden, &rotation, adapter, &mut attention, Activations::Floats)?;
         let tape = match trainable {
-            Trainable::Weights if batch.tokens.len() > WHOLE_TAPE_TOKENS => tape.lightened(),
+            Trainable::Weights if batch.tokens.len() > PART_TOKENS => tape.lightened(),
             _ => tape,
         };
         kept.push((hidden, (!options.recompute).then_some(tape)));

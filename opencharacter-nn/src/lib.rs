@@ -69,8 +69,7 @@ pub use export::{
 };
 pub use gguf::GgufFile;
 pub use gradient::{
-    PART_TOKENS, PassOptions, TokenWeights, Trainable, WHOLE_TAPE_TOKENS, head_log_probs, loss_and_gradients,
-    token_losses,
+    PART_TOKENS, PassOptions, TokenWeights, Trainable, head_log_probs, loss_and_gradients, token_losses,
 };
 pub use matrix::{Activations, BlockFormat, PackedMatrix};
 pub use memory::keep_freed_memory;

@@ -1,8 +1,6 @@
 //! How much memory a run will need, told before it starts instead of by the system's killer in the middle.
 
-use opencharacter_nn::{
-    Decoder, DecoderConfig, LinearName, LoraConfig, PART_TOKENS, Parameter, WHOLE_TAPE_TOKENS, WeightRef,
-};
+use opencharacter_nn::{Decoder, DecoderConfig, LinearName, LoraConfig, PART_TOKENS, Parameter, WeightRef};
 
 use crate::{Method, TrainConfig};
 
@@ -44,12 +42,12 @@ impl MemoryEstimate {
         // Where every weight is trained, a batch passes in parts.
         let tokens = match config.method {
             Method::Lora => tokens,
-            Method::Full => tokens.min(PART_TOKENS - 1 + longest),
+            Method::Full => tokens.min(PART_TOKENS.max(longest)),
         };
         let kept = match (config.recompute, config.method) {
             (true, _) => model.hidden_size,
             // `middle` and `up` are computed again.
-            (false, Method::Full) if tokens > WHOLE_TAPE_TOKENS => tape - model.hidden_size - model.intermediate_size,
+            (false, Method::Full) if tokens > PART_TOKENS => tape - model.hidden_size - model.intermediate_size,
             (false, _) => tape,
         };
         let passing = tape + 3 * model.intermediate_size + 3 * model.hidden_size;

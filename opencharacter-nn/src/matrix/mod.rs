@@ -240,12 +240,31 @@ impl PackedMatrix {
     /// # Panics
     /// As [`PackedMatrix::multiply`].
     pub fn multiply_in(&self, activations: Activations, x: &[f32], rows: usize) -> Vec<f32> {
-        match (activations, self.quantised()) {
+        let mut out = Vec::new();
+        self.multiply_into(activations, x, rows, &mut out);
+        out
+    }
+
+    /// As [`PackedMatrix::multiply_in`], in place of what `out` held.
+    ///
+    /// # Panics
+    /// As [`PackedMatrix::multiply`].
+    pub(crate) fn multiply_into(&self, activations: Activations, x: &[f32], rows: usize, out: &mut Vec<f32>) {
+        let eight_bits;
+        let term = match (activations, self.quantised()) {
             (Activations::EightBits, Some(matrix)) => {
-                let x = EightBitRows::new(x, self.inputs);
-                sum_of_products(Orientation::Forward, &[Term::EightBits { x: &x, matrix }], rows)
+                eight_bits = EightBitRows::new(x, self.inputs);
+                Term::EightBits { x: &eight_bits, matrix }
             }
-            _ => self.multiply(x, rows),
+            _ => Term::Floats { x, matrix: self },
+        };
+        let length = rows * self.outputs;
+        out.clear();
+        out.reserve_exact(length);
+        // SAFETY: every element is written and none is read before.
+        unsafe {
+            run(&[Product::new(Orientation::Forward, &[term], rows, Pointer(out.as_mut_ptr()), false)]);
+            out.set_len(length);
         }
     }
 

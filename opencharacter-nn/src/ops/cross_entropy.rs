@@ -1,3 +1,5 @@
+use std::cell::RefCell;
+
 use candle_core::{Result, Tensor, bail};
 
 use super::storage::{floats, from_floats};
@@ -10,6 +12,12 @@ use crate::{
 /// Rows whose logits exist at once: 256 rows of 49,152 logits are 48 MiB. Fewer rows would turn the head's panels more
 /// often on the way back.
 const CHUNK: usize = 256;
+
+thread_local! {
+    /// Logits of a chunk. They are the largest piece of memory of a pass, large enough that the C library has the kernel
+    /// map and clear it anew whenever one is asked for.
+    static LOGITS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The output head's loss over rows.
 #[derive(Debug)]
@@ -74,10 +82,11 @@ fn run(
     }
     let mut per_row = Vec::with_capacity(rows);
     let mut gradient = Vec::new();
+    let mut logits = LOGITS.take();
     for (chunk, hidden) in floats(hidden)?.chunks(CHUNK * features).enumerate() {
         let place = chunk * CHUNK..(chunk * CHUNK + CHUNK).min(rows);
         let weights = weights.map(|weights| &weights[place.clone()]);
-        let mut logits = head.multiply_in(activations, hidden, place.len());
+        head.multiply_into(activations, hidden, place.len(), &mut logits);
         let targets = &targets[place.clone()];
         let mut losses = vec![0.0; place.len()];
         let losses_start = Pointer(losses.as_mut_ptr());
@@ -97,6 +106,10 @@ fn run(
         if let Some(target) = head_gradient.as_deref_mut() {
             add_outer_product(hidden, &logits, place.len(), Target::Panels(target));
         }
+    }
+    if weights.is_some() {
+        // Training comes again with the next part or batch; others do not keep so much memory.
+        LOGITS.set(logits);
     }
     let gradient = weights.is_some().then(|| from_floats(gradient, &[rows, features])).transpose()?;
     Ok(HeadLoss { per_row, gradient })

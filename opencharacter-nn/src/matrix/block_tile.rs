@@ -12,10 +12,6 @@ use super::{
     kernel::PANEL,
 };
 
-/// Most rows of a tile. On AVX-512, twelve sums of integers and twelve of floats, the weights of 8 inputs of two panels
-/// and a row's activations fill 30 of the 32 registers.
-pub(super) const BLOCK_TILE_ROWS: usize = 6;
-
 /// Results of a row: those of a pair of panels.
 pub(super) const COLUMNS: usize = 2 * PANEL;
 
@@ -39,17 +35,6 @@ pub(super) enum InstructionSet {
     Portable,
 }
 
-impl InstructionSet {
-    /// Rows of a tile that its kernel takes at once.
-    pub(super) fn tile_rows(self) -> usize {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::ROWS,
-            _ => BLOCK_TILE_ROWS,
-        }
-    }
-}
-
 /// The best of them here.
 pub(super) fn instruction_set() -> InstructionSet {
     #[cfg(target_arch = "x86_64")]
@@ -66,6 +51,18 @@ pub(super) fn instruction_set() -> InstructionSet {
         }
     }
     InstructionSet::Portable
+}
+
+impl Target {
+    /// The same without the first `row` rows.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn from_row(self, row: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self { out: unsafe { self.out.add(row * self.stride) }, ..self }
+    }
 }
 
 /// [`BlockFormat`] as a kernel's parameter.
@@ -91,7 +88,7 @@ pub(super) struct BlockTile<'a> {
 }
 
 impl BlockTile<'_> {
-    /// Multiplies `rows` rows, at most [`BLOCK_TILE_ROWS`]; each gives 32 results.
+    /// Multiplies `rows` rows; each gives 32 results. A pair's weights stay in the first-level cache meanwhile.
     ///
     /// # Safety
     /// The machine has `set`. The target's `rows` rows of 32 elements are writable by nobody else and, to accumulate,
@@ -100,8 +97,7 @@ impl BlockTile<'_> {
         assert!(
             self.pair.len() == self.count * 2 * self.format.panel_block_bytes()
                 && self.quants.len() >= rows * self.count * BLOCK
-                && self.blocks.len() >= rows * self.count
-                && rows <= BLOCK_TILE_ROWS,
+                && self.blocks.len() >= rows * self.count,
             "a pair's blocks, and as many of each row"
         );
         // SAFETY: the caller's promise, and the lengths were just looked at.
@@ -176,6 +172,10 @@ mod vnni {
 
     use super::{AHEAD, BLOCK, BlockFormat, BlockTile, GROUP, PANEL, Q4_0, Q4_1, Q8_0, Target};
 
+    /// Rows of a tile: twelve sums of integers and twelve of floats, the weights of 8 inputs of two panels and a row's
+    /// activations fill 30 of the 32 registers.
+    const ROWS: usize = 6;
+
     /// # Safety
     /// As [`BlockTile::run_on`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -192,16 +192,18 @@ mod vnni {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn run_format<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, target: Target) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match rows {
-                0 => {}
-                1 => run_rows::<FORMAT, 1>(tile, target),
-                2 => run_rows::<FORMAT, 2>(tile, target),
-                3 => run_rows::<FORMAT, 3>(tile, target),
-                4 => run_rows::<FORMAT, 4>(tile, target),
-                5 => run_rows::<FORMAT, 5>(tile, target),
-                _ => run_rows::<FORMAT, 6>(tile, target),
+        for row in (0..rows).step_by(ROWS) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (tile, target) = (tile.from_row(row), target.from_row(row));
+                match rows - row {
+                    1 => run_rows::<FORMAT, 1>(tile, target),
+                    2 => run_rows::<FORMAT, 2>(tile, target),
+                    3 => run_rows::<FORMAT, 3>(tile, target),
+                    4 => run_rows::<FORMAT, 4>(tile, target),
+                    5 => run_rows::<FORMAT, 5>(tile, target),
+                    _ => run_rows::<FORMAT, ROWS>(tile, target),
+                }
             }
         }
     }
@@ -317,35 +319,34 @@ mod avx2 {
     const LANES: usize = 8;
     /// Rows of a tile: for 16 lanes, 8 sums of 4 rows, the even and the odd weights of both halves, two activations, a
     /// product and a mask fill the 16 registers.
-    pub(super) const ROWS: usize = 4;
+    const ROWS: usize = 4;
 
     /// # Safety
     /// As [`BlockTile::run_on`].
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn run(tile: BlockTile<'_>, rows: usize, target: Target) {
-        for row in (0..rows).step_by(ROWS) {
-            let (tile, count) = (tile.from_row(row), ROWS.min(rows - row));
-            // SAFETY: the caller's promise.
-            unsafe {
-                let target = Target { out: target.out.add(row * target.stride), ..target };
-                match tile.format {
-                    BlockFormat::Q4_0 => run_format::<Q4_0>(tile, count, target),
-                    BlockFormat::Q4_1 => run_format::<Q4_1>(tile, count, target),
-                    BlockFormat::Q8_0 => run_format::<Q8_0>(tile, count, target),
-                }
+        // SAFETY: the caller's promise.
+        unsafe {
+            match tile.format {
+                BlockFormat::Q4_0 => run_format::<Q4_0>(tile, rows, target),
+                BlockFormat::Q4_1 => run_format::<Q4_1>(tile, rows, target),
+                BlockFormat::Q8_0 => run_format::<Q8_0>(tile, rows, target),
             }
         }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn run_format<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, target: Target) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match rows {
-                1 => run_rows::<FORMAT, 1, 4>(tile, target),
-                2 => run_rows::<FORMAT, 2, 2>(tile, target),
-                3 => run_rows::<FORMAT, 3, 2>(tile, target),
-                _ => run_rows::<FORMAT, 4, 2>(tile, target),
+        for row in (0..rows).step_by(ROWS) {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (tile, target) = (tile.from_row(row), target.from_row(row));
+                match rows - row {
+                    1 => run_rows::<FORMAT, 1, 4>(tile, target),
+                    2 => run_rows::<FORMAT, 2, 2>(tile, target),
+                    3 => run_rows::<FORMAT, 3, 2>(tile, target),
+                    _ => run_rows::<FORMAT, ROWS, 2>(tile, target),
+                }
             }
         }
     }
@@ -663,6 +664,9 @@ mod tests {
         (BlockFormat::Q8_0, GgmlDType::Q8_0),
     ];
 
+    /// Whole tiles of every kernel, and each rest.
+    const MOST_ROWS: usize = 13;
+
     fn draw(seed: u64, count: usize) -> Vec<f32> {
         let mut random = KeyedRandom::new(seed, &["block tile"]);
         (0..count).map(|_| random.normal() as f32).collect()
@@ -672,7 +676,7 @@ mod tests {
     fn every_instruction_set_gives_the_same_bits() {
         let (outputs, inputs) = (32, 160);
         let weights = Tensor::from_vec(draw(1, outputs * inputs), (outputs, inputs), &Device::Cpu).unwrap();
-        let mut values = draw(2, BLOCK_TILE_ROWS * inputs);
+        let mut values = draw(2, MOST_ROWS * inputs);
         // The largest sums that the formats allow, in one block.
         values[..BLOCK].fill(1.0);
         let x = EightBitRows::new(&values, inputs);
@@ -687,9 +691,9 @@ mod tests {
                 data[start + header..start + format.bytes()].fill(byte);
             }
             let panels = BlockPanels::new(format, &data, outputs, inputs);
-            for rows in 1..=BLOCK_TILE_ROWS {
+            for rows in 1..=MOST_ROWS {
                 let run = |set, accumulate| {
-                    let mut sums = [[0.5_f32; COLUMNS + 5]; BLOCK_TILE_ROWS];
+                    let mut sums = [[0.5_f32; COLUMNS + 5]; MOST_ROWS];
                     let tile = BlockTile { format, pair: panels.pair(0), quants, blocks, count };
                     let target = Target { out: sums.as_mut_ptr().cast(), stride: COLUMNS + 5, accumulate };
                     // SAFETY: `sums` has all rows; `set` is not beyond the best one.

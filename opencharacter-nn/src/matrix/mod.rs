@@ -23,7 +23,7 @@ mod outer;
 use std::{cell::RefCell, ops::Range};
 
 pub(crate) use activations::EightBitRows;
-use block_tile::{BLOCK_TILE_ROWS, BlockTile, COLUMNS};
+use block_tile::{BlockTile, COLUMNS};
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
 use kernel::MAX_TILE_ROWS;
@@ -494,20 +494,16 @@ impl<'a> Product<'a> {
         accumulate: bool,
     ) {
         let set = block_tile::instruction_set();
-        let step = set.tile_rows();
-        for row in rows.clone().step_by(step) {
-            let count = (rows.end - row).min(step);
-            for panel in panels.clone().step_by(2) {
-                let first = panel * PANEL;
-                let tile = matrix.blocks.tile(panel / 2, x, row);
-                // SAFETY: the tile's elements are inside `out` and nobody else's, by the caller's promise.
-                unsafe {
-                    let corner = self.out.get().add(row * self.features + first);
-                    let target = block_tile::Target { out: corner, stride: self.features, accumulate };
-                    match self.features - first {
-                        columns @ 0..COLUMNS => run_clipped_blocks(set, tile, count, target, columns),
-                        _ => tile.run_on(set, count, target),
-                    }
+        for panel in panels.clone().step_by(2) {
+            let first = panel * PANEL;
+            let tile = matrix.blocks.tile(panel / 2, x, rows.start);
+            // SAFETY: the elements of these rows and panels are inside `out` and nobody else's, by the caller's promise.
+            unsafe {
+                let corner = self.out.get().add(rows.start * self.features + first);
+                let target = block_tile::Target { out: corner, stride: self.features, accumulate };
+                match self.features - first {
+                    columns @ 0..COLUMNS => run_clipped_blocks(set, tile, rows.len(), target, columns),
+                    _ => tile.run_on(set, rows.len(), target),
                 }
             }
         }
@@ -663,14 +659,14 @@ unsafe fn run_clipped_blocks(
     target: block_tile::Target,
     columns: usize,
 ) {
-    let mut edge = [[0.0_f32; COLUMNS]; BLOCK_TILE_ROWS];
-    // SAFETY: the caller's promise; `edge` holds a whole tile.
+    let mut edge = vec![[0.0_f32; COLUMNS]; rows];
+    // SAFETY: the caller's promise; `edge` holds all rows.
     unsafe {
         for (row, edge) in edge.iter_mut().enumerate().take(if target.accumulate { rows } else { 0 }) {
             edge.as_mut_ptr().copy_from_nonoverlapping(target.out.add(row * target.stride), columns);
         }
         tile.run_on(set, rows, block_tile::Target { out: edge.as_mut_ptr().cast(), stride: COLUMNS, ..target });
-        for (row, edge) in edge.iter().enumerate().take(rows) {
+        for (row, edge) in edge.iter().enumerate() {
             target.out.add(row * target.stride).copy_from_nonoverlapping(edge.as_ptr(), columns);
         }
     }

@@ -59,7 +59,7 @@ impl Target {
     /// # Safety
     /// There are so many.
     #[cfg(target_arch = "x86_64")]
-    unsafe fn from_row(self, row: usize) -> Self {
+    unsafe fn skip_rows(self, row: usize) -> Self {
         // SAFETY: the caller's promise.
         Self { out: unsafe { self.out.add(row * self.stride) }, ..self }
     }
@@ -114,7 +114,7 @@ impl BlockTile<'_> {
 
     /// The same without the first `row` rows.
     #[cfg(target_arch = "x86_64")]
-    fn from_row(self, row: usize) -> Self {
+    fn skip_rows(self, row: usize) -> Self {
         Self { quants: &self.quants[row * self.count * BLOCK..], blocks: &self.blocks[row * self.count..], ..self }
     }
 
@@ -195,7 +195,7 @@ mod vnni {
         for row in (0..rows).step_by(ROWS) {
             // SAFETY: the caller's promise.
             unsafe {
-                let (tile, target) = (tile.from_row(row), target.from_row(row));
+                let (tile, target) = (tile.skip_rows(row), target.skip_rows(row));
                 match rows - row {
                     1 => run_rows::<FORMAT, 1>(tile, target),
                     2 => run_rows::<FORMAT, 2>(tile, target),
@@ -340,7 +340,7 @@ mod avx2 {
         for row in (0..rows).step_by(ROWS) {
             // SAFETY: the caller's promise.
             unsafe {
-                let (tile, target) = (tile.from_row(row), target.from_row(row));
+                let (tile, target) = (tile.skip_rows(row), target.skip_rows(row));
                 match rows - row {
                     1 => run_rows::<FORMAT, 1, 4>(tile, target),
                     2 => run_rows::<FORMAT, 2, 2>(tile, target),

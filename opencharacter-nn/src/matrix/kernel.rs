@@ -473,8 +473,8 @@ mod tests {
                     let out = alone[index * PANEL..].as_mut_ptr();
                     // SAFETY: as above.
                     unsafe {
-                        tile.run_on(InstructionSet::Portable, rows, Panels::one(panel(index)), out, stride, accumulate)
-                    };
+                        tile.run_on(InstructionSet::Portable, rows, Panels::one(panel(index)), out, stride, accumulate);
+                    }
                 }
                 assert_eq!(beside, alone, "{rows} rows, {count} panels, accumulate: {accumulate}");
             }

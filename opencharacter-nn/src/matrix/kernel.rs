@@ -201,7 +201,7 @@ impl Tile {
         }
     }
 
-    /// [`Tile::run_beside`] with panels in equal distances, one after the other: a call for each of them was 3% of a
+    /// [`Tile::run_beside`] with panels in equal distances, one after the other: a call for each of them was 2% of a
     /// training step.
     ///
     /// # Safety

@@ -82,7 +82,8 @@ fn run(
     }
     let mut per_row = Vec::with_capacity(rows);
     let mut gradient = Vec::new();
-    let mut logits = LOGITS.take();
+    // Training comes again with the next part or batch; others do not keep so much memory.
+    let mut logits = if weights.is_some() { LOGITS.take() } else { Vec::new() };
     for (chunk, hidden) in floats(hidden)?.chunks(CHUNK * features).enumerate() {
         let place = chunk * CHUNK..(chunk * CHUNK + CHUNK).min(rows);
         let weights = weights.map(|weights| &weights[place.clone()]);
@@ -108,7 +109,6 @@ fn run(
         }
     }
     if weights.is_some() {
-        // Training comes again with the next part or batch; others do not keep so much memory.
         LOGITS.set(logits);
     }
     let gradient = weights.is_some().then(|| from_floats(gradient, &[rows, features])).transpose()?;

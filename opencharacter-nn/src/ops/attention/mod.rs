@@ -1,10 +1,19 @@
+mod backward;
+mod panels;
+mod scores;
+
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
+use self::{
+    backward::Backward,
+    panels::{Straight, Turned},
+    scores::{Scores, tiles},
+};
 use super::storage::{floats, from_floats};
 use crate::{
-    matrix::{InstructionSet, PANEL, Panels, Tile, instruction_set, run_clipped, tile_rows},
+    matrix::tile_rows,
     simd,
     team::{self, Pointer},
 };
@@ -55,93 +64,6 @@ pub(crate) fn packed_attention_backward(
     Ok([from_floats(dq, q.dims())?, from_floats(dk, k.dims())?, from_floats(dv, v.dims())?])
 }
 
-/// Heads side by side, `[tokens, heads * head_dim]`, as panels whose columns are tokens: `[heads][tokens / 16][head_dim][16]`.
-/// A row of features times such a panel is a row of 16 scores.
-struct Turned {
-    panels: Vec<f32>,
-    head_panels: usize,
-    head_dim: usize,
-    set: InstructionSet,
-}
-
-impl Turned {
-    fn new(values: &[f32], tokens: usize, head_dim: usize) -> Self {
-        let width = values.len() / tokens.max(1);
-        let head_panels = tokens.div_ceil(PANEL);
-        let panel = head_dim * PANEL;
-        let panels = team::fill(width / head_dim * head_panels * panel, panel, |index, panel| {
-            let (head, first) = (index / head_panels, index % head_panels * PANEL);
-            let rows = values[first * width..].chunks(width).take(PANEL);
-            for (lane, row) in rows.enumerate() {
-                let features = &row[head * head_dim..(head + 1) * head_dim];
-                for (column, &value) in panel.chunks_exact_mut(PANEL).zip(features) {
-                    column[lane] = value;
-                }
-            }
-        });
-        Self { panels, head_panels, head_dim, set: instruction_set() }
-    }
-
-    /// Some of a head's panels.
-    fn panels(&self, head: usize, panels: Range<usize>) -> Panels<f32> {
-        let length = self.head_dim * PANEL;
-        let all = &self.panels[(head * self.head_panels + panels.start) * length..][..panels.len() * length];
-        Panels { first: all.as_ptr(), stride: length, count: panels.len() }
-    }
-}
-
-/// The same as panels whose columns are features: `[heads][head_dim / 16][tokens][16]`. A row of weights for tokens times
-/// such a panel is 16 features of their weighted sum.
-struct Straight {
-    panels: Vec<f32>,
-    tokens: usize,
-    head_dim: usize,
-    set: InstructionSet,
-}
-
-impl Straight {
-    fn new(values: &[f32], tokens: usize, head_dim: usize) -> Self {
-        let width = values.len() / tokens.max(1);
-        let head_panels = head_dim.div_ceil(PANEL);
-        let panels = team::fill(width / head_dim * head_panels * tokens * PANEL, tokens * PANEL, |index, panel| {
-            let (head, first) = (index / head_panels, index % head_panels * PANEL);
-            let features = head * head_dim + first..head * head_dim + head_dim.min(first + PANEL);
-            for (target, row) in panel.chunks_exact_mut(PANEL).zip(values.chunks_exact(width)) {
-                target[..features.len()].copy_from_slice(&row[features.clone()]);
-            }
-        });
-        Self { panels, tokens, head_dim, set: instruction_set() }
-    }
-
-    /// Writes `tile` times `tokens` of a head to `head_dim` columns behind `out`.
-    ///
-    /// # Safety
-    /// `rows` rows of `tokens.len()` elements are readable from `tile.x`, and as many rows of `head_dim` elements,
-    /// `out_stride` apart, writable at `out` by nobody else (and, to accumulate, initialised).
-    unsafe fn multiply(
-        &self,
-        tile: Tile,
-        rows: usize,
-        head: usize,
-        tokens: Range<usize>,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
-        assert!(tokens.end <= self.tokens && tile.inputs == tokens.len(), "a panel has these tokens");
-        let head_panels = self.head_dim.div_ceil(PANEL);
-        for index in 0..head_panels {
-            let panel = &self.panels[((head * head_panels + index) * self.tokens + tokens.start) * PANEL..];
-            let columns = PANEL.min(self.head_dim - index * PANEL);
-            // SAFETY: the caller's promise; the panel's length was looked at.
-            unsafe {
-                let out = out.add(index * PANEL);
-                run_clipped(self.set, tile, rows, panel.as_ptr(), out, out_stride, columns, accumulate);
-            }
-        }
-    }
-}
-
 /// Sizes that follow from the arguments.
 #[derive(Clone, Copy)]
 struct Extent {
@@ -165,86 +87,6 @@ impl Task {
     /// The queries in chunks.
     fn chunks(self) -> impl Iterator<Item = Range<usize>> {
         (self.first..self.last).step_by(QUERY_CHUNK).map(move |first| first..(first + QUERY_CHUNK).min(self.last))
-    }
-}
-
-/// Cuts tokens into tiles.
-fn tiles(tokens: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let end = tokens.end;
-    tokens.clone().step_by(tile_rows()).map(move |first| first..(first + tile_rows()).min(end))
-}
-
-/// Scores of some queries with some keys, row by row, whole panels of keys.
-struct Scores {
-    values: Vec<f32>,
-    /// Elements from one row to the next: more than the columns, so that the elements of a column do not drive each other
-    /// out of the first-level cache.
-    stride: usize,
-    queries: Range<usize>,
-    /// Column 0: the first of a panel.
-    base: usize,
-}
-
-impl Scores {
-    fn new() -> Self {
-        Self { values: Vec::new(), stride: 0, queries: 0..0, base: 0 }
-    }
-
-    /// Makes room for `queries` and `keys`. What the elements hold is left open.
-    fn reset(&mut self, queries: &Range<usize>, keys: &Range<usize>) {
-        self.base = keys.start / PANEL * PANEL;
-        self.stride = (keys.end - self.base).next_multiple_of(PANEL) + PANEL;
-        self.queries = queries.clone();
-        let length = queries.len() * self.stride;
-        if self.values.len() < length {
-            self.values.resize(length, 0.0);
-        }
-    }
-
-    /// The columns of `keys` in the row of `query`.
-    fn row(&mut self, query: usize, keys: &Range<usize>) -> &mut [f32] {
-        let first = self.place(query, keys.start);
-        &mut self.values[first..first + keys.len()]
-    }
-
-    fn place(&self, query: usize, key: usize) -> usize {
-        (query - self.queries.start) * self.stride + key - self.base
-    }
-
-    /// Multiplies the features of a head's queries, in `rows` of `width`, with `keys`' panels, as far as a query of the
-    /// same tile may see them.
-    fn multiply(&mut self, rows: &[f32], width: usize, head: usize, keys: &Range<usize>, panels: (&Turned, usize)) {
-        let (turned, panel_head) = panels;
-        let dim = turned.head_dim;
-        for queries in tiles(&self.queries) {
-            let end = keys.end.min(queries.end);
-            if end <= keys.start {
-                continue;
-            }
-            let (first, last) = (keys.start / PANEL, end.div_ceil(PANEL));
-            let x = &rows[queries.start * width + head * dim..(queries.end - 1) * width + (head + 1) * dim];
-            let tile = Tile { x: x.as_ptr(), row_stride: width, input_stride: 1, inputs: dim };
-            let place = self.place(queries.start, first * PANEL);
-            let out = &mut self.values[place..];
-            assert!(out.len() >= (queries.len() - 1) * self.stride + (last - first) * PANEL, "room for the scores");
-            let panels = turned.panels(panel_head, first..last);
-            // SAFETY: `x` covers the tile's rows, every panel has `dim` inputs, and `out` has room.
-            unsafe { tile.run_on(turned.set, queries.len(), panels, out.as_mut_ptr(), self.stride, false) };
-        }
-    }
-
-    /// Some rows' weights of `keys`, as the left factor of a product.
-    fn rows_of(&self, queries: &Range<usize>, keys: &Range<usize>) -> Tile {
-        let rows = &self.values[self.place(queries.start, keys.start)..];
-        assert!(rows.len() >= (queries.len() - 1) * self.stride + keys.len(), "the rows' weights");
-        Tile { x: rows.as_ptr(), row_stride: self.stride, input_stride: 1, inputs: keys.len() }
-    }
-
-    /// Some columns' weights of `queries`, as the left factor of a product.
-    fn columns_of(&self, keys: &Range<usize>, queries: &Range<usize>) -> Tile {
-        let columns = &self.values[self.place(queries.start, keys.start)..];
-        assert!(columns.len() >= (queries.len() - 1) * self.stride + keys.len(), "the columns' weights");
-        Tile { x: columns.as_ptr(), row_stride: 1, input_stride: self.stride, inputs: queries.len() }
     }
 }
 
@@ -396,104 +238,6 @@ impl AttentionShape<'_> {
                 }
             }
         })
-    }
-}
-
-/// What all tasks of a backward pass share.
-struct Backward<'a> {
-    shape: AttentionShape<'a>,
-    extent: Extent,
-    queries: Straight,
-    upstream: Straight,
-    keys: Straight,
-    turned_keys: Turned,
-    turned_values: Turned,
-    q: &'a [f32],
-    out: &'a [f32],
-    normalisers: &'a [f32],
-    gradient: &'a [f32],
-}
-
-impl Backward<'_> {
-    /// The share of some queries and some keys of a task.
-    ///
-    /// # Safety
-    /// `pointers` are `[tokens, query_size]` each, and nobody else touches the task's head in its segment. Chunks of
-    /// queries come in their order, and for each its chunks of keys in theirs: what comes first to a row finds it
-    /// uninitialised.
-    unsafe fn chunk(
-        &self,
-        task: Task,
-        queries: &Range<usize>,
-        keys: &Range<usize>,
-        [scores, score_gradients]: &mut [Scores; 2],
-        [dq, dk, dv]: [Pointer<f32>; 3],
-    ) {
-        let Extent { tokens, query_size: width, group, .. } = self.extent;
-        let dim = self.shape.head_dim;
-        let (head, key_head) = (task.head, task.head / group);
-        for (buffer, rows, panels) in
-            [(&mut *scores, self.q, &self.turned_keys), (&mut *score_gradients, self.gradient, &self.turned_values)]
-        {
-            buffer.reset(queries, keys);
-            buffer.multiply(rows, width, head, keys, (panels, key_head));
-        }
-        for query in queries.clone() {
-            // Clipped to this chunk of keys; it may be empty.
-            let from = self.shape.first_seen(query, task.start).clamp(keys.start, keys.end);
-            let seen = from..(query + 1).clamp(from, keys.end);
-            let place = query * width + head * dim;
-            let (g, o) = (&self.gradient[place..place + dim], &self.out[place..place + dim]);
-            let normaliser = self.normalisers[head * tokens + query];
-            let both = (scores.row(query, &seen), score_gradients.row(query, &seen));
-            softmax_backward_row(both.0, both.1, g, o, self.shape.scale(), normaliser);
-            for unseen in [keys.start..seen.start, seen.end..keys.end] {
-                scores.row(query, &unseen).fill(0.0);
-                score_gradients.row(query, &unseen).fill(0.0);
-            }
-        }
-        // SAFETY: the caller's promise.
-        let place = |of: Pointer<f32>, token: usize| unsafe { of.get().add(token * width + head * dim) };
-        let first_chunk = self.shape.key_chunks(task, queries).next().is_some_and(|first| first == *keys);
-        for queries in tiles(queries) {
-            let keys = keys.start..keys.end.min(queries.end);
-            if !keys.is_empty() {
-                let tile = score_gradients.rows_of(&queries, &keys);
-                let (rows, out) = (queries.len(), place(dq, queries.start));
-                // SAFETY: as above; the first chunk of keys writes to every query.
-                unsafe { self.keys.multiply(tile, rows, key_head, keys, out, width, !first_chunk) };
-            }
-        }
-        for keys in tiles(keys) {
-            // A key is first seen by its own token.
-            let accumulate = keys.start < queries.start;
-            let queries = queries.start.max(keys.start)..queries.end;
-            let factors = [(&*score_gradients, &self.queries, dk), (&*scores, &self.upstream, dv)];
-            for (weights, panels, target) in factors {
-                let tile = weights.columns_of(&keys, &queries);
-                let (rows, out) = (keys.len(), place(target, keys.start));
-                // SAFETY: as above; queries and keys are cut into the same tiles.
-                unsafe { panels.multiply(tile, rows, head, queries.clone(), out, width, accumulate) };
-            }
-        }
-    }
-}
-
-simd::vectorised! {
-    /// Turns raw scores into probabilities and the gradients of those into gradients of raw scores (scale included).
-    fn softmax_backward_row(
-        scores: &mut [f32],
-        gradients: &mut [f32],
-        upstream: &[f32],
-        out: &[f32],
-        scale: f32,
-        normaliser: f32,
-    ) {
-        let shared = simd::dot(upstream, out);
-        for (score, gradient) in scores.iter_mut().zip(gradients) {
-            *score = simd::exp(score.mul_add(scale, -normaliser));
-            *gradient = *score * (*gradient - shared) * scale;
-        }
     }
 }
 

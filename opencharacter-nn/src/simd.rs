@@ -76,7 +76,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     }
     let value = polynomial.mul_add(reduced * reduced, reduced + 1.0);
     // The integer lies in the last bits. A cast from `power` saturates, which AVX2 has no instruction for: the loop was
-    // then done one element at a time, and took five times as long.
+    // then done one element at a time (SwiGLU: 3.2% of a decoding step's samples, against 1.4%).
     let scale = f32::from_bits((shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
     if x < -87.0 { 0.0 } else { value * scale }
 }

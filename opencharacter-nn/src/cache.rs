@@ -17,7 +17,7 @@ use half::{f16, slice::HalfFloatSliceExt as _};
 use crate::{
     DecoderConfig,
     decoder::Attend,
-    matrix::{PANEL, PanelElement, Tile, tile_rows},
+    matrix::{Layout, PANEL, PanelElement, Tile, tile_rows},
     ops::{floats, from_floats},
     simd,
     team::{self, Pointer},
@@ -443,7 +443,7 @@ impl HeadPass<'_> {
             }
             for_tiles(rows, |first, count| {
                 let x = queries[first * head_dim..].as_ptr();
-                let tile = Tile { x, row_stride: head_dim, input_stride: 1, inputs: head_dim };
+                let tile = Tile { x, layout: Layout::Rows(head_dim), inputs: head_dim };
                 let scores = scores[first * context + index * SIDE * BLOCK_TOKENS..].as_mut_ptr();
                 let keys = |block: usize| E::of(&side[block].keys)[key_part.clone()].as_ptr();
                 // SAFETY: `count` queries, a key panel per block, and `count` rows of 16 scores each, `context` apart.
@@ -485,7 +485,7 @@ impl HeadPass<'_> {
             let panel = |panel: usize| values[panel * PANEL * BLOCK_TOKENS..].as_ptr();
             for_tiles(rows, |first, count| {
                 let x = scores[first * context + index * BLOCK_TOKENS..].as_ptr();
-                let tile = Tile { x, row_stride: context, input_stride: 1, inputs: BLOCK_TOKENS };
+                let tile = Tile { x, layout: Layout::Rows(context), inputs: BLOCK_TOKENS };
                 let sums = sums[first * columns..].as_mut_ptr();
                 // SAFETY: `count` rows of 16 probabilities, the block's value panels, `count` rows of sums.
                 unsafe { tile.run_beside(count, columns / PANEL, panel, sums, columns, index > 0) };

@@ -19,6 +19,8 @@ mod block_tile;
 mod blocks;
 mod kernel;
 mod outer;
+#[cfg(target_arch = "x86_64")]
+mod six_rows;
 
 use std::{cell::RefCell, ops::Range};
 
@@ -27,7 +29,7 @@ use block_tile::{BlockTile, COLUMNS};
 pub use blocks::BlockFormat;
 use blocks::{BLOCK, BlockPanels};
 use kernel::MAX_TILE_ROWS;
-pub(crate) use kernel::{InstructionSet, PANEL, PanelElement, Panels, Tile, instruction_set, tile_rows};
+pub(crate) use kernel::{InstructionSet, Layout, PANEL, PanelElement, Panels, Tile, instruction_set, tile_rows};
 pub(crate) use outer::{Target, add_outer_product};
 
 use crate::{
@@ -589,12 +591,12 @@ impl RowPart<'_> {
     fn tile(&self, row: usize, count: usize, near: &mut [f32]) -> Tile {
         let inputs = self.chunk.len();
         if !self.collides() {
-            return Tile { x: self.row(row).as_ptr(), row_stride: self.inner, input_stride: 1, inputs };
+            return Tile { x: self.row(row).as_ptr(), layout: Layout::Rows(self.inner), inputs };
         }
         for (place, near) in near.chunks_exact_mut(NEAR_STRIDE).take(count).enumerate() {
             near[..inputs].copy_from_slice(self.row(row + place));
         }
-        Tile { x: near.as_ptr(), row_stride: NEAR_STRIDE, input_stride: 1, inputs }
+        Tile { x: near.as_ptr(), layout: Layout::Rows(NEAR_STRIDE), inputs }
     }
 
     /// Asks memory for the `index`th of `parts` of the `next` tile's rows, where they will be copied: the processor

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{
-    kernel::{MAX_TILE_ROWS, PANEL, Tile, instruction_set, tile_rows},
+    kernel::{Layout, MAX_TILE_ROWS, PANEL, Tile, instruction_set, tile_rows},
     run_clipped,
 };
 use crate::team::{self, Pointer};
@@ -75,7 +75,7 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
                     let left_strip = &left_strips[first * tokens + start * step..][..count * step];
                     for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
                         let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
-                        let tile = Tile { x: left_strip.as_ptr(), row_stride: 1, input_stride: step, inputs: count };
+                        let tile = Tile { x: left_strip.as_ptr(), layout: Layout::Columns(step), inputs: count };
                         // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
                         unsafe {
                             let corner = out.get().add(panel * panel_stride + first * row_stride);

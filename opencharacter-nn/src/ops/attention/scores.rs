@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::panels::Turned;
-use crate::matrix::{PANEL, Tile, tile_rows};
+use crate::matrix::{Layout, PANEL, Tile, tile_rows};
 
 /// Cuts tokens into tiles.
 pub(super) fn tiles(tokens: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -67,7 +67,7 @@ impl Scores {
             }
             let (first, last) = (keys.start / PANEL, end.div_ceil(PANEL));
             let x = &rows[queries.start * width + head * dim..(queries.end - 1) * width + (head + 1) * dim];
-            let tile = Tile { x: x.as_ptr(), row_stride: width, input_stride: 1, inputs: dim };
+            let tile = Tile { x: x.as_ptr(), layout: Layout::Rows(width), inputs: dim };
             let place = self.place(queries.start, first * PANEL);
             let out = &mut self.values[place..];
             assert!(out.len() >= (queries.len() - 1) * self.stride + (last - first) * PANEL, "room for the scores");
@@ -81,13 +81,13 @@ impl Scores {
     pub(super) fn rows_of(&self, queries: &Range<usize>, keys: &Range<usize>) -> Tile {
         let rows = &self.values[self.place(queries.start, keys.start)..];
         assert!(rows.len() >= (queries.len() - 1) * self.stride + keys.len(), "the rows' weights");
-        Tile { x: rows.as_ptr(), row_stride: self.stride, input_stride: 1, inputs: keys.len() }
+        Tile { x: rows.as_ptr(), layout: Layout::Rows(self.stride), inputs: keys.len() }
     }
 
     /// Some columns' weights of `queries`, as the left factor of a product.
     pub(super) fn columns_of(&self, keys: &Range<usize>, queries: &Range<usize>) -> Tile {
         let columns = &self.values[self.place(queries.start, keys.start)..];
         assert!(columns.len() >= (queries.len() - 1) * self.stride + keys.len(), "the columns' weights");
-        Tile { x: columns.as_ptr(), row_stride: 1, input_stride: self.stride, inputs: queries.len() }
+        Tile { x: columns.as_ptr(), layout: Layout::Columns(self.stride), inputs: queries.len() }
     }
 }

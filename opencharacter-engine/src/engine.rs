@@ -220,7 +220,7 @@ fn fingerprint(model: &Model) -> String {
     if !model.decoder.is_quantised() {
         return model.fingerprint.clone();
     }
-    hex(&content_hash(&[model.fingerprint.as_str(), "activations in 8 bits, keys and values in f16"]))
+    hex(&content_hash(&[model.fingerprint.as_str(), "activations in 8 bits by blocks of 64, keys and values in f16"]))
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

@@ -8,7 +8,11 @@ use crate::{
     team::{self, Pointer, RUN},
 };
 
-/// Rows of activations in blocks of 32, each with a scale of its own: `x = scale * quant`, `quant` from -127 to 127.
+/// Rows of activations in blocks, each with a scale of its own: `x = scale * quant`, `quant` from -127 to 127. A block is
+/// two of the weights' blocks long, or one where a row is no whole number of pairs.
+///
+/// Longer blocks are rounded more coarsely (llama.cpp takes 256 where weights have less than 5 bits), but integers are
+/// scaled and added up as floats once per block: with blocks of 32, that was a third of a product's time on AVX2.
 ///
 /// A row's quants depend on that row alone, so a product with them keeps the promise of all products here: a row's
 /// result does not depend on its company.
@@ -17,19 +21,26 @@ pub(crate) struct EightBitRows {
     /// `[rows][inputs]`; of each 8 inputs first the even ones, then the odd ones, as
     /// [`BlockFormat`](super::BlockFormat)'s quants lie.
     quants: Vec<i8>,
-    /// `[rows][inputs / 32]`.
+    /// `[rows][inputs / 32 / span]`.
     blocks: Vec<RowBlock>,
     inputs: usize,
 }
 
+/// Most weights' blocks that one of activations spans.
+pub(super) const MOST_SPAN: usize = 2;
+
+/// How many of the weights' blocks one of activations spans, in rows of `inputs`.
+pub(super) fn span(inputs: usize) -> usize {
+    if inputs.is_multiple_of(MOST_SPAN * BLOCK) { MOST_SPAN } else { 1 }
+}
+
 /// What a block's quants have in common.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[repr(C)]
 pub(super) struct RowBlock {
     pub(super) scale: f32,
-    /// Sum of the quants.
-    pub(super) sum: i32,
-    /// `scale * sum`: what a weight's offset is multiplied by.
-    pub(super) scaled_sum: f32,
+    /// Sums of the quants that meet each of the weights' blocks: at most 32 x 127.
+    pub(super) sums: [i16; MOST_SPAN],
 }
 
 impl EightBitRows {
@@ -39,35 +50,36 @@ impl EightBitRows {
     }
 
     /// Quantises `total` values, rows of `inputs`, that `body` computes: it is called with the place of each run of
-    /// `length` values, a multiple of 32, and must write all of them. They never leave the first-level cache.
+    /// `length` values, whole blocks, and must write all of them. They never leave the first-level cache.
     pub(crate) fn of(total: usize, inputs: usize, length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         assert!(inputs.is_multiple_of(BLOCK) && total.is_multiple_of(inputs), "rows are whole blocks");
-        assert!(length.is_multiple_of(BLOCK) && length > 0, "runs are whole blocks");
+        let block = span(inputs) * BLOCK;
+        assert!(length.is_multiple_of(block) && length > 0, "runs are whole blocks");
         let mut quants = Vec::<i8>::with_capacity(total);
-        let mut blocks = Vec::<RowBlock>::with_capacity(total / BLOCK);
+        let mut blocks = Vec::<RowBlock>::with_capacity(total / block);
         let (quants_start, blocks_start) = (Pointer(quants.as_mut_ptr()), Pointer(blocks.as_mut_ptr()));
         team::for_each(total.div_ceil(length), |run| {
             let first = run * length;
             let count = length.min(total - first);
             // SAFETY: every run has quants and blocks of its own, inside the capacities; zero bytes are values of both.
             let (quants, blocks) = unsafe {
-                let (quants, blocks) = (quants_start.get().add(first), blocks_start.get().add(first / BLOCK));
+                let (quants, blocks) = (quants_start.get().add(first), blocks_start.get().add(first / block));
                 quants.write_bytes(0, count);
-                blocks.write_bytes(0, count / BLOCK);
-                (slice::from_raw_parts_mut(quants, count), slice::from_raw_parts_mut(blocks, count / BLOCK))
+                blocks.write_bytes(0, count / block);
+                (slice::from_raw_parts_mut(quants, count), slice::from_raw_parts_mut(blocks, count / block))
             };
             VALUES.with_borrow_mut(|values| {
                 if values.len() < count {
                     values.resize(count, 0.0);
                 }
                 body(run, &mut values[..count]);
-                quantise(&values[..count], quants, blocks);
+                quantise(&values[..count], block, quants, blocks);
             });
         });
         // SAFETY: the runs have written all of both.
         unsafe {
             quants.set_len(total);
-            blocks.set_len(total / BLOCK);
+            blocks.set_len(total / block);
         }
         Self { quants, blocks, inputs }
     }
@@ -77,15 +89,23 @@ impl EightBitRows {
         (self.quants.len() / self.inputs, self.inputs)
     }
 
+    /// Rows that stay in a core's second-level cache while panel after panel meets them, in whole tiles of any kernel. Each
+    /// panel of quantised weights is a few kilobytes, so rows, not weights, are what products of bytes read most of.
+    pub(super) fn rows_in_second_level_cache(&self) -> usize {
+        const BYTES: usize = 192 << 10;
+        const TILE: usize = 12;
+        (BYTES / self.inputs.max(1) / TILE).max(1) * TILE
+    }
+
     /// Panics unless this is `[rows, inputs]`.
     pub(super) fn check(&self, rows: usize, inputs: usize) {
         assert!(self.inputs == inputs && self.quants.len() == rows * inputs, "x has rows x inner elements");
     }
 
-    /// Quants and blocks of the rows from `first` on, and blocks of a row.
-    pub(super) fn rows_from(&self, first: usize) -> (&[i8], &[RowBlock], usize) {
-        let blocks = self.inputs / BLOCK;
-        (&self.quants[first * self.inputs..], &self.blocks[first * blocks..], blocks)
+    /// Quants and blocks of the rows from `first` on.
+    pub(super) fn rows_from(&self, first: usize) -> (&[i8], &[RowBlock]) {
+        let blocks = self.inputs / (span(self.inputs) * BLOCK);
+        (&self.quants[first * self.inputs..], &self.blocks[first * blocks..])
     }
 }
 
@@ -95,39 +115,44 @@ thread_local! {
 }
 
 vectorised! {
-    fn quantise(values: &[f32], quants: &mut [i8], blocks: &mut [RowBlock]) {
+    /// Quantises blocks of `length` values.
+    fn quantise(values: &[f32], length: usize, quants: &mut [i8], blocks: &mut [RowBlock]) {
         // Adding and subtracting it rounds to the nearest integer, and leaves that integer in the low bits.
         const ROUND: f32 = 12_582_912.0;
-        let (values, quants) = (values.as_chunks::<BLOCK>().0, quants.as_chunks_mut::<BLOCK>().0);
-        for ((values, quants), block) in values.iter().zip(quants).zip(blocks) {
+        for ((values, quants), block) in values.chunks_exact(length).zip(quants.chunks_exact_mut(length)).zip(blocks) {
+            let (values, quants) = (values.as_chunks::<BLOCK>().0, quants.as_chunks_mut::<BLOCK>().0);
             // As bits, in which a value that is no number lies above all others: it must show, not vanish.
             let mut largest = 0;
-            for value in values {
+            for value in values.as_flattened() {
                 largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
             }
             let largest = f32::from_bits(largest);
             let scale = largest / 127.0;
             if !scale.is_finite() {
                 // What it scales must be a number, so that every product with it is none.
-                quants.fill(0);
-                *block = RowBlock { scale: f32::NAN, sum: 0, scaled_sum: f32::NAN };
+                quants.as_flattened_mut().fill(0);
+                *block = RowBlock { scale: f32::NAN, sums: [0; MOST_SPAN] };
                 continue;
             }
             // Below that, the inverse would overflow; the block is as good as zero.
             let inverse = if largest < 1e-35 { 0.0 } else { 127.0 / largest };
-            let mut rounded = [0_i32; BLOCK];
-            let mut sum = 0;
-            for (rounded, value) in rounded.iter_mut().zip(values) {
-                *rounded = (value * inverse + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed();
-                sum += *rounded;
-            }
-            for (quants, rounded) in quants.as_chunks_mut::<GROUP>().0.iter_mut().zip(rounded.as_chunks::<GROUP>().0) {
-                for place in 0..GROUP / 2 {
-                    quants[place] = rounded[2 * place] as i8;
-                    quants[GROUP / 2 + place] = rounded[2 * place + 1] as i8;
+            *block = RowBlock { scale, sums: [0; MOST_SPAN] };
+            for ((values, quants), block_sum) in values.iter().zip(quants).zip(&mut block.sums) {
+                let mut rounded = [0_i32; BLOCK];
+                let mut sum = 0;
+                for (rounded, value) in rounded.iter_mut().zip(values) {
+                    *rounded = (value * inverse + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed();
+                    sum += *rounded;
                 }
+                let groups = quants.as_chunks_mut::<GROUP>().0.iter_mut().zip(rounded.as_chunks::<GROUP>().0);
+                for (quants, rounded) in groups {
+                    for place in 0..GROUP / 2 {
+                        quants[place] = rounded[2 * place] as i8;
+                        quants[GROUP / 2 + place] = rounded[2 * place + 1] as i8;
+                    }
+                }
+                *block_sum = sum as i16;
             }
-            *block = RowBlock { scale, sum, scaled_sum: scale * sum as f32 };
         }
     }
 }

@@ -12,7 +12,7 @@
 use half::f16;
 
 use super::{
-    activations::EightBitRows,
+    activations::{EightBitRows, span},
     block_tile::BlockTile,
     kernel::{InstructionSet, PANEL, instruction_set},
 };
@@ -84,7 +84,39 @@ pub(crate) struct BlockPanels {
     /// `[pairs][inputs / 32][2]` panel's blocks, each 16 scales, 16 offsets where the format has them, and the quants.
     /// The second panel of the last pair may be empty.
     lines: Vec<CacheLine>,
+    /// For each output, lanes beyond the last included, what its scales and offsets are rounded to multiples of where
+    /// activations are integers: see [`unit`].
+    units: Vec<f32>,
     inputs: usize,
+}
+
+/// Largest multiples of a unit: two blocks of products of 4-bit weights, `2 * 32 * 15 * 127` times the one, and two
+/// blocks of activations, `2 * 32 * 127` times the other, add up to less than `2^31`.
+const MOST_SCALE: f32 = 15360.0;
+const MOST_OFFSET: f32 = 32767.0;
+
+/// What the scales and offsets of a row of 4-bit blocks are rounded to multiples of where activations are integers.
+///
+/// So a product is integers up to the scale of an activation block, which comes once per two of the weights' blocks.
+/// Rounding moves a weight by at most 8 units, where its row's largest offset is at least 16,384 units: by a two-thousandth
+/// of the row's largest weights, eight times less than 8 bits move activations. A power of two, so that nothing else is
+/// rounded. A row with a scale or an offset that is no number has a unit that is none, and so have its products.
+fn unit(format: BlockFormat, row: &[u8]) -> f32 {
+    let (mut scale, mut offset) = (0.0_f32, 0.0_f32);
+    if format == BlockFormat::Q8_0 {
+        return 1.0;
+    }
+    for block in row.chunks_exact(format.bytes()) {
+        let half = |index: usize| f16::from_le_bytes([block[2 * index], block[2 * index + 1]]).to_f32().abs();
+        // The sum is no number if any is none.
+        let block_offset = if format == BlockFormat::Q4_1 { half(1) } else { 8.0 * half(0) };
+        if !(half(0) + block_offset).is_finite() {
+            return f32::NAN;
+        }
+        (scale, offset) = (scale.max(half(0)), offset.max(block_offset));
+    }
+    let needed = (scale / MOST_SCALE).max(offset / MOST_OFFSET);
+    if needed == 0.0 { 1.0 } else { f32::from_bits((needed.to_bits() + 0x7F_FFFF) & 0x7F80_0000) }
 }
 
 impl BlockPanels {
@@ -94,7 +126,11 @@ impl BlockPanels {
         assert_eq!(rows.len(), outputs * blocks * format.bytes(), "a row has inputs / 32 blocks");
         // A pair's block is whole lines in every format.
         let lines = pairs * blocks * 2 * format.panel_block_bytes() / size_of::<CacheLine>();
-        let mut result = Self { format, lines: vec![CacheLine([0; 64]); lines], inputs };
+        let mut units = vec![1.0; pairs * 2 * PANEL];
+        for (unit_of_row, row) in units.iter_mut().zip(rows.chunks_exact((blocks * format.bytes()).max(1))) {
+            *unit_of_row = unit(format, row);
+        }
+        let mut result = Self { format, lines: vec![CacheLine([0; 64]); lines], units, inputs };
         for (index, bytes) in rows.chunks_exact(format.bytes()).enumerate() {
             let (output, block) = (index / blocks, index % blocks);
             result.set_block(output / PANEL, output % PANEL, block, bytes);
@@ -105,8 +141,9 @@ impl BlockPanels {
     fn set_block(&mut self, panel: usize, lane: usize, block: usize, bytes: &[u8]) {
         let format = self.format;
         let start = self.block_start(panel, block);
+        let bytes_held = size_of_val(self.lines.as_slice());
         // SAFETY: lines are plain bytes.
-        let all = unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast::<u8>(), self.bytes()) };
+        let all = unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast::<u8>(), bytes_held) };
         let (halves, quants) = all[start..start + format.panel_block_bytes()].split_at_mut(format.halves_bytes());
         let (source_halves, source) = bytes.split_at(halves.len() / PANEL);
         for (halves, half) in halves.chunks_exact_mut(HALVES).zip(source_halves.chunks_exact(2)) {
@@ -129,12 +166,12 @@ impl BlockPanels {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<CacheLine>()
+        size_of_val(self.lines.as_slice()) + size_of_val(self.units.as_slice())
     }
 
     fn as_bytes(&self) -> &[u8] {
         // SAFETY: lines are plain bytes.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), self.bytes()) }
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast::<u8>(), size_of_val(self.lines.as_slice())) }
     }
 
     fn block_start(&self, panel: usize, block: usize) -> usize {
@@ -146,16 +183,20 @@ impl BlockPanels {
         PanelBlock::new(self.format, &self.as_bytes()[start..start + self.format.panel_block_bytes()])
     }
 
-    /// Both panels' blocks of a pair, in their order.
-    pub(super) fn pair(&self, pair: usize) -> &[u8] {
-        let length = self.inputs / BLOCK * 2 * self.format.panel_block_bytes();
-        &self.as_bytes()[pair * length..(pair + 1) * length]
-    }
-
     /// The two panels of a pair, and the rows of `x` from `first` on.
     pub(super) fn tile<'a>(&'a self, pair: usize, x: &'a EightBitRows, first: usize) -> BlockTile<'a> {
-        let (quants, blocks, count) = x.rows_from(first);
-        BlockTile { format: self.format, pair: self.pair(pair), quants, blocks, count }
+        let count = self.inputs / BLOCK;
+        let length = count * 2 * self.format.panel_block_bytes();
+        let (quants, blocks) = x.rows_from(first);
+        BlockTile {
+            format: self.format,
+            pair: &self.as_bytes()[pair * length..(pair + 1) * length],
+            units: &self.units[pair * 2 * PANEL..(pair + 1) * 2 * PANEL],
+            quants,
+            blocks,
+            count,
+            span: span(self.inputs),
+        }
     }
 
     /// The f32 weights of `panel` for inputs `first..first + out.len() / 16`, as `[inputs][16]`.
@@ -240,6 +281,13 @@ impl<'a> PanelBlock<'a> {
     /// What is added to a scaled quant, in the format that has it.
     pub(super) fn offset(self, lane: usize) -> Option<f32> {
         (self.format == BlockFormat::Q4_1).then(|| self.half(PANEL + lane))
+    }
+
+    /// A 4-bit block's scale and offset as multiples of the [`unit`] of their output; an offset that is part of the
+    /// quants is nothing.
+    pub(super) fn integers(self, lane: usize, unit: f32) -> (i32, i32) {
+        let of = |value: f32| (value / unit).round_ties_even() as i32;
+        (of(self.scale(lane)), self.offset(lane).map_or(0, of))
     }
 
     fn half(self, index: usize) -> f32 {

@@ -4,7 +4,7 @@
 //! broadcasts for 12 multiply-adds. Compiled from intrinsics, with strides that are known at run time only, each input
 //! took 6 to 9 further instructions for addresses and the loop. With a core of its own that cost nothing; on a virtual
 //! core that shares its front end with a busy sibling it did: medians of alternating runs of a product alone (Zen 3, both
-//! cores at work) were 75 GFLOP/s a core and are 83, those of LoRA steps 181 tokens/s and 204.
+//! cores at work) were 75 GFLOP/s a core and are 83, those of steps with an adapter 181 tokens/s and 204.
 
 use std::arch::{
     asm,

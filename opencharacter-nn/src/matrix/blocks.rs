@@ -75,7 +75,11 @@ impl BlockFormat {
 /// touch two of them.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
-struct CacheLine(#[expect(dead_code, reason = "read and written as bytes")] [u8; 64]);
+pub(super) struct CacheLine(#[expect(dead_code, reason = "read and written as bytes")] [u8; 64]);
+
+impl CacheLine {
+    pub(super) const EMPTY: Self = Self([0; 64]);
+}
 
 /// A matrix of quantised blocks in panels of 16 rows.
 #[derive(Debug, Clone)]
@@ -130,7 +134,7 @@ impl BlockPanels {
         for (unit_of_row, row) in units.iter_mut().zip(rows.chunks_exact((blocks * format.bytes()).max(1))) {
             *unit_of_row = unit(format, row);
         }
-        let mut result = Self { format, lines: vec![CacheLine([0; 64]); lines], units, inputs };
+        let mut result = Self { format, lines: vec![CacheLine::EMPTY; lines], units, inputs };
         for (index, bytes) in rows.chunks_exact(format.bytes()).enumerate() {
             let (output, block) = (index / blocks, index % blocks);
             result.set_block(output / PANEL, output % PANEL, block, bytes);

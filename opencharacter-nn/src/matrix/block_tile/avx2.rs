@@ -220,11 +220,94 @@ unsafe fn dots<const FORMAT: u8, const ROWS: usize, const PARTS: usize>(
     first: usize,
 ) -> [[__m256i; PARTS]; ROWS] {
     let mut dots = [[_mm256_setzero_si256(); PARTS]; ROWS];
-    for group in 0..BLOCK / GROUP {
-        // SAFETY: the caller's promise; a block has four groups.
-        unsafe { add_group::<FORMAT, ROWS, PARTS>(tile, weights, first, group, &mut dots) };
+    if let (Q8_0, Ok(dots)) = (FORMAT, <&mut [__m256i; 8]>::try_from(dots.as_flattened_mut()))
+        && ROWS == 4
+    {
+        // SAFETY: the caller's promise.
+        unsafe { add_four_rows_of_eight_bits(tile, weights, first, dots) };
+    } else {
+        for group in 0..BLOCK / GROUP {
+            // SAFETY: the caller's promise; a block has four groups.
+            unsafe { add_group::<FORMAT, ROWS, PARTS>(tile, weights, first, group, &mut dots) };
+        }
     }
     dots
+}
+
+/// Takes in a row's four inputs, whose values lie at `$address`, for its sums `$low` and `$high` of 8 lanes each. One
+/// factor must be without sign: the weights' signs go over to the values.
+macro_rules! row {
+    ($address:expr, $low:literal, $high:literal) => {
+        concat!(
+            "vpbroadcastd {value}, [",
+            $address,
+            "]\n",
+            "vpsignb {product}, {value}, {weights_low}\n",
+            "vpsignb {value}, {value}, {weights_high}\n",
+            "vpmaddubsw {product}, {sizes_low}, {product}\n",
+            "vpmaddubsw {value}, {sizes_high}, {value}\n",
+            "vpmaddwd {product}, {product}, {ones}\n",
+            "vpmaddwd {value}, {value}, {ones}\n",
+            "vpaddd {",
+            $low,
+            "}, {",
+            $low,
+            "}, {product}\n",
+            "vpaddd {",
+            $high,
+            "}, {",
+            $high,
+            "}, {value}\n",
+        )
+    };
+}
+
+/// The products of one of the weights' blocks for 4 rows and 16 lanes: 8 sums, two lots of weights with and without
+/// their signs, a row's values, a product and ones are all 16 registers. As for 4 bits, the compiler would spill them.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn add_four_rows_of_eight_bits(tile: BlockTile<'_>, weights: usize, first: usize, dots: &mut [__m256i; 8]) {
+    let [a, b, c, d, e, f, g, h] = dots;
+    let stride = tile.count * BLOCK;
+    // SAFETY: the block's quants and each row's values are read, and nothing is written to memory.
+    unsafe {
+        let (mut source, mut values) =
+            (quants::<Q8_0>(tile, weights, first), tile.quants.as_ptr().add(weights * BLOCK));
+        for _ in 0..BLOCK / 4 {
+            asm!(
+                "vmovdqu {weights_low}, [{source}]",
+                "vmovdqu {weights_high}, [{source} + 32]",
+                "vpabsb {sizes_low}, {weights_low}",
+                "vpabsb {sizes_high}, {weights_high}",
+                row!("{values}", "a", "b"),
+                row!("{values} + {stride}", "c", "d"),
+                row!("{values} + 2 * {stride}", "e", "f"),
+                row!("{values} + {three_strides}", "g", "h"),
+                source = in(reg) source,
+                values = in(reg) values,
+                stride = in(reg) stride,
+                three_strides = in(reg) 3 * stride,
+                ones = in(ymm_reg) _mm256_set1_epi16(1),
+                a = inout(ymm_reg) *a,
+                b = inout(ymm_reg) *b,
+                c = inout(ymm_reg) *c,
+                d = inout(ymm_reg) *d,
+                e = inout(ymm_reg) *e,
+                f = inout(ymm_reg) *f,
+                g = inout(ymm_reg) *g,
+                h = inout(ymm_reg) *h,
+                weights_low = out(ymm_reg) _,
+                weights_high = out(ymm_reg) _,
+                sizes_low = out(ymm_reg) _,
+                sizes_high = out(ymm_reg) _,
+                value = out(ymm_reg) _,
+                product = out(ymm_reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+            source = source.add(4 * PANEL);
+            values = values.add(4);
+        }
+    }
 }
 
 /// Adds the products of 8 inputs to what [`dots`] gives.

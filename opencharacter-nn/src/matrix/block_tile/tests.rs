@@ -93,7 +93,9 @@ fn scales_in_units_cost_little_where_blocks_differ_in_size() {
     for (block, weights) in weights.chunks_exact_mut(BLOCK).enumerate() {
         // Scales of a row differ by up to 100.
         let factor = 10_f32.powf((block % 5) as f32 / 2.0);
-        weights.iter_mut().for_each(|weight| *weight *= factor);
+        for weight in weights {
+            *weight *= factor;
+        }
     }
     let weights = Tensor::from_vec(weights, (outputs, inputs), &Device::Cpu).unwrap();
     let x = EightBitRows::new(&draw(4, inputs), inputs);

@@ -18,10 +18,10 @@ use std::{
         },
     },
     cell::RefCell,
-    mem::MaybeUninit,
 };
 
 use super::{
+    super::blocks::CacheLine,
     BLOCK, BlockTile, COLUMNS, GROUP, PANEL, RowBlock, Target,
     avx2::{LANES, both_halves, integers, low_half, panel_block, quants},
 };
@@ -33,13 +33,8 @@ pub(super) const ROWS: usize = 4;
 const QUANTS: usize = PANEL * BLOCK;
 /// Its scales, each twice in a lane's 32 bits; and the offsets of up to two blocks, the second one's above.
 const INTEGERS: usize = 4 * PANEL;
-/// The weights' blocks that are unpacked together, most of them 20 KiB of the first-level cache.
+/// Most of the weights' blocks that are unpacked together: 20 KiB of the first-level cache's 32.
 const MOST_BLOCKS: usize = 32;
-
-/// Blocks of activations, one after the other: of as many of the weights' blocks as one spans first the quants, then the
-/// scales, then the offsets.
-#[repr(align(64))]
-struct Unpacked([MaybeUninit<u8>; MOST_BLOCKS * (QUANTS + 2 * INTEGERS)]);
 
 /// Four rows' sums for a panel.
 #[derive(Clone, Copy)]
@@ -50,9 +45,17 @@ impl Sums {
     const NOTHING: Self = Self([[0.0; PANEL]; ROWS]);
 }
 
-thread_local! {
+/// Buffers whose contents nobody relies on.
+struct Scratch {
+    /// Blocks of activations, one after the other: of as many of the weights' blocks as one spans first the quants, then
+    /// the scales, then the offsets.
+    unpacked: Vec<CacheLine>,
     /// Sums of all rows between two parts of their inputs.
-    static PARTIAL: RefCell<Vec<Sums>> = const { RefCell::new(Vec::new()) };
+    partial: Vec<Sums>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { unpacked: Vec::new(), partial: Vec::new() }) };
 }
 
 /// Multiplies `rows` rows, a multiple of [`ROWS`].
@@ -87,9 +90,9 @@ unsafe fn run_panel<const FORMAT: u8, const SPAN: usize>(
 ) {
     let total = tile.row_blocks();
     let length = total.div_ceil(total.div_ceil(MOST_BLOCKS / SPAN).max(1)).max(1);
-    let mut unpacked = Unpacked([MaybeUninit::uninit(); _]);
-    let unpacked = unpacked.0.as_mut_ptr().cast::<u8>();
-    PARTIAL.with_borrow_mut(|partial| {
+    SCRATCH.with_borrow_mut(|Scratch { unpacked, partial }| {
+        unpacked.resize(MOST_BLOCKS * bytes::<1>() / size_of::<CacheLine>(), CacheLine::EMPTY);
+        let unpacked = unpacked.as_mut_ptr().cast::<u8>();
         if length < total {
             partial.resize(rows / ROWS, Sums::NOTHING);
         }

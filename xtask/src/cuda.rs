@@ -101,7 +101,7 @@ fn keep(from: &Path, to: &Path) -> Result<PathBuf> {
 }
 
 /// The test executable that cargo's messages name.
-fn executable(messages: &str) -> Result<PathBuf> {
+pub fn executable(messages: &str) -> Result<PathBuf> {
     const KEY: &str = "\"executable\":\"";
     let path = messages.lines().filter_map(|line| line.split_once(KEY)?.1.split('"').next()).next_back();
     path.map(PathBuf::from).context("cargo named no test executable")

@@ -1,9 +1,10 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients`, `fuzz` and
-//! `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients`, `fuzz`, `avx512`
+//! and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
 
+mod avx512;
 mod clients;
 mod cuda;
 mod debian;
@@ -51,6 +52,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Run the kernels' tests on an emulated processor with AVX-512, on a machine without (Debian).
+    Avx512,
     /// Build the program with CUDA, with nvcc from the Python package index; no GPU is needed.
     Cuda,
 }
@@ -84,6 +87,7 @@ fn run(task: Task) -> Result<()> {
         Task::Browser => browse(&workspace),
         Task::Clients => clients::test(&workspace),
         Task::Fuzz { seconds } => fuzz::run_all(&workspace, seconds),
+        Task::Avx512 => avx512::test(&workspace),
         Task::Cuda => cuda::build(&workspace),
     }
 }

@@ -84,7 +84,8 @@ pub(crate) enum Orientation {
 pub enum Activations {
     /// f32: the weights are turned into f32 as well. What training is defined by.
     Floats,
-    /// Rounded to 8 bits in blocks of 64, twice as long as llama.cpp's: dot products of bytes, several times as fast.
+    /// Rounded to 8 bits in blocks of 64, or of 32 (as in llama.cpp) where a row is no multiple of 64: dot products of
+    /// bytes, several times as fast.
     EightBits,
 }
 

@@ -91,12 +91,15 @@ fn truncate_to_nucleus(candidates: &mut Vec<(u32, f64)>, wanted: f64) {
 
 /// The first token with the greatest finite logit.
 fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
+    // A run at a time, whose greatest one the processor finds many at once.
+    const RUN: usize = 64;
     let mut best = None;
     let mut maximum = f32::NEG_INFINITY;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > maximum {
-            maximum = logit;
-            best = Some(token as u32);
+    for (run, logits) in logits.chunks(RUN).enumerate() {
+        let greatest = logits.iter().fold(maximum, |greatest, &logit| if logit > greatest { logit } else { greatest });
+        if greatest > maximum {
+            maximum = greatest;
+            best = logits.iter().position(|&logit| logit >= greatest).map(|place| (run * RUN + place) as u32);
         }
     }
     best.map(|token| (token, maximum))
@@ -176,6 +179,18 @@ mod tests {
     fn penalty_moves_repeated_tokens_down() {
         let mut sampler = Sampler::new(Sampling { repetition_penalty: 3.0, ..Sampling::default() });
         assert_eq!(sampler.draw(&mut LOGITS.to_vec(), &[1, 1]), Some(2));
+    }
+
+    #[test]
+    fn the_likeliest_is_the_first_of_equals_and_no_nan() {
+        let mut logits = vec![-1.0; 200];
+        logits[3] = f32::NAN;
+        logits[70..].fill(0.5);
+        logits[131] = 2.0;
+        logits[190] = 2.0;
+        assert_eq!(likeliest(&logits), Some((131, 2.0)));
+        assert_eq!(likeliest(&logits[..100]), Some((70, 0.5)));
+        assert_eq!(likeliest(&[f32::NAN; 70]), None);
     }
 
     #[test]

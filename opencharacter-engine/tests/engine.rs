@@ -306,7 +306,7 @@ async fn log_probs_are_the_models_own_and_add_up_to_the_score() {
 #[tokio::test]
 async fn what_fits_later_waits() {
     // 16 blocks of 16 tokens: two of these requests never fit together.
-    let bytes = 16 * opencharacter_nn::CacheBlock::bytes(MODEL.decoder.config(), opencharacter_nn::CacheFormat::Halves);
+    let bytes = 16 * opencharacter_nn::CacheBlock::bytes(MODEL.decoder.config(), opencharacter_nn::CacheFormat::Bytes);
     let small = engine(EngineOptions { cache_bytes: bytes, ..EngineOptions::default() });
     let questions = ["Who are you?", "What do you eat?", "What is the lamp for?"];
     let together = join_all(questions.map(|question| small.generate(request(question, 0.0, 60)))).await;

@@ -201,6 +201,11 @@ impl Decoder {
         self.blocks.iter().flat_map(|block| &block.linears).any(|linear| linear.weight.quantised().is_some())
     }
 
+    /// Whether a bias is added to keys.
+    pub fn has_key_bias(&self) -> bool {
+        self.blocks.iter().any(|block| block.linear(LinearName::KProj).bias.is_some())
+    }
+
     /// The output head, `[vocab, hidden]`.
     pub fn head(&self) -> &PackedMatrix {
         self.head.as_deref().unwrap_or(&self.embedding)

@@ -160,6 +160,41 @@ vectorised! {
 }
 
 vectorised! {
+    /// Multiplies every element by the other at its place.
+    pub(crate) fn multiply(values: &mut [f32], by: &[f32]) {
+        for (value, by) in values.iter_mut().zip(by) {
+            *value *= by;
+        }
+    }
+}
+
+vectorised! {
+    /// Rounds `values` to integers from `-most` to `most`, at most 32,767, times the scale that it returns: the largest
+    /// one's share. The scale is no number if any value is none or infinite, so that it shows in every product.
+    pub(crate) fn quantise(values: &[f32], most: f32, quants: &mut [i16]) -> f32 {
+        // Adding and subtracting it rounds to the nearest integer, and leaves that integer in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        // As bits, in which a value that is no number lies above all others.
+        let mut largest = 0;
+        for value in values {
+            largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
+        }
+        let largest = f32::from_bits(largest);
+        let scale = largest / most;
+        if !scale.is_finite() {
+            quants.fill(0);
+            return f32::NAN;
+        }
+        // Below that, the inverse would overflow; the values are as good as zero.
+        let inverse = if largest < 1e-33 { 0.0 } else { most / largest };
+        for (quant, value) in quants.iter_mut().zip(values) {
+            *quant = ((value * inverse + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed()) as i16;
+        }
+        scale
+    }
+}
+
+vectorised! {
     /// The largest element and the logarithm of the sum of exponentials of all of them.
     pub(crate) fn log_sum_exp(values: &[f32]) -> f32 {
         let maximum = max(values);

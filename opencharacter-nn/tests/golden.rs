@@ -365,8 +365,10 @@ fn cached_attention_equals_packed_and_ignores_chunks() {
         let mut attention = PackedAttend::new(decoder.config(), &[0, 46]);
         let positions: Vec<u32> = (0..46).collect();
         let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention, Activations::Floats).unwrap();
-        // Halves round keys and values by up to 2^-11, and each block meets what the blocks before it made of that.
-        for (format, bound) in [(CacheFormat::Floats, 1e-5), (CacheFormat::Halves, 3e-3)] {
+        // Halves round keys and values by up to 2^-11, bytes by up to a 254th of the largest of a head, and each layer
+        // meets what the layers before it made of that: six times as much is allowed.
+        for (format, bound) in [(CacheFormat::Floats, 1e-5), (CacheFormat::Halves, 3e-3), (CacheFormat::Bytes, 2.4e-2)]
+        {
             let whole = cached(&decoder, &tokens, &[46], format);
             for chunks in [vec![1; 46], vec![16, 16, 14], vec![7, 30, 9]] {
                 assert_eq!(
@@ -377,6 +379,22 @@ fn cached_attention_equals_packed_and_ignores_chunks() {
             }
             let error = relative_error(&whole, &flat(&packed));
             assert!(error < bound, "{family}, {format:?}: relative error {error}");
+        }
+    }
+}
+
+/// More than the blocks whose sums stay integers, and more than are asked for ahead.
+#[test]
+fn long_sequences_in_bytes_ignore_chunks() {
+    for family in ["small_llama", "small_mistral"] {
+        let (decoder, _, golden) = small(family);
+        let tokens: Vec<u32> = sequence(&golden, 0).0.into_iter().cycle().take(1100).collect();
+        let whole = cached(&decoder, &tokens, &[1100], CacheFormat::Bytes);
+        let exact = cached(&decoder, &tokens, &[1100], CacheFormat::Floats);
+        let error = relative_error(&whole, &exact);
+        assert!(error < 2.4e-2, "{family}: relative error {error}");
+        for chunks in [vec![500, 1, 1, 13, 585], vec![1099, 1]] {
+            assert_eq!(cached(&decoder, &tokens, &chunks, CacheFormat::Bytes), whole, "{family}, chunks {chunks:?}");
         }
     }
 }

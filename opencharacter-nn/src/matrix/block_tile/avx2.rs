@@ -44,6 +44,10 @@ unsafe fn run_format<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, target:
         }
         for row in (unpacked..rows).step_by(ROWS) {
             let (tile, target) = (tile.skip_rows(row), target.skip_rows(row));
+            // The others' next weights were asked for while the unpacked ones met most rows.
+            if FORMAT == Q8_0 && rows > ROWS {
+                tile.prefetch_next(row / ROWS, rows.div_ceil(ROWS));
+            }
             match rows - row {
                 1 => run_rows::<FORMAT, 1, 4>(tile, &inverses, target),
                 2 => run_rows::<FORMAT, 2, 2>(tile, &inverses, target),

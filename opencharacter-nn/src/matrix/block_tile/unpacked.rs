@@ -109,6 +109,7 @@ unsafe fn run_panel<const FORMAT: u8, const SPAN: usize>(
                     let values = tile.quants.as_ptr().add(place * SPAN * BLOCK);
                     let target = target.skip_rows(row);
                     target.prefetch(panel, ROWS);
+                    tile.prefetch_next(panel * rows / ROWS + row / ROWS, 2 * rows / ROWS);
                     add_rows::<SPAN>(unpacked, count, (values, tile.blocks.as_ptr().add(place)), total, &mut sums);
                     if first + count < total {
                         partial[row / ROWS] = sums;

@@ -26,10 +26,6 @@ pub(crate) fn add_into(target: &mut [f32], other: &[f32]) {
 pub(crate) fn add(left: &Tensor, right: &Tensor) -> Result<Tensor> {
     let (values, other) = (floats(left)?, floats(right)?);
     assert_eq!(values.len(), other.len(), "both have one shape");
-    let sum = team::fill(values.len(), RUN, |run, sum| {
-        let place = run * RUN..run * RUN + sum.len();
-        sum.copy_from_slice(&values[place.clone()]);
-        add_slice(sum, &other[place]);
-    });
+    let sum = team::copy(&values, RUN, |run, sum| add_slice(sum, &other[run * RUN..run * RUN + sum.len()]));
     from_floats(sum, left.dims())
 }

@@ -62,8 +62,7 @@ pub(crate) fn rotate(x: &Tensor, rotation: &Rotation, direction: Direction) -> R
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
     let half = rotation.half;
     let values = floats(x)?;
-    let out = team::fill(values.len(), TOKENS * features, |chunk, rows| {
-        rows.copy_from_slice(&values[chunk * TOKENS * features..][..rows.len()]);
+    let out = team::copy(&values, TOKENS * features, |chunk, rows| {
         let angles = rotation.pairs[chunk * TOKENS * half..].chunks_exact(half);
         for (row, pairs) in rows.chunks_exact_mut(features).zip(angles) {
             for head in row.chunks_exact_mut(2 * half) {

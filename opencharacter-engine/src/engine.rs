@@ -7,14 +7,14 @@ use opencharacter_core::{
     BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Sampling, Score, ScoreRequest, TextSink,
     content_hash, hex,
 };
-use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
+use opencharacter_nn::{CacheFormat, Model, PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
 
 use crate::{
     constraint::ConstraintFactory,
     log_probs::LogProbs,
     sampler::Sampler,
-    scheduler::Scheduler,
+    scheduler::{Scheduler, cache_format},
     sequence::{Extras, Generation, Scoring, Sequence, ServedAdapter, Work},
     text::AnswerText,
 };
@@ -220,7 +220,17 @@ fn fingerprint(model: &Model) -> String {
     if !model.decoder.is_quantised() {
         return model.fingerprint.clone();
     }
-    hex(&content_hash(&[model.fingerprint.as_str(), "activations in 8 bits by blocks of 64, keys and values in f16"]))
+    let cache = match cache_format(&model.decoder) {
+        CacheFormat::Floats => "f32",
+        CacheFormat::Halves => "f16",
+        CacheFormat::Bytes => "8 bits by token and head",
+    };
+    hex(&content_hash(&[
+        model.fingerprint.as_str(),
+        "activations in 8 bits by blocks of 64",
+        "keys and values in",
+        cache,
+    ]))
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

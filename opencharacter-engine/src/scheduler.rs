@@ -26,7 +26,7 @@ const ACTIVATIONS: Activations = Activations::EightBits;
 /// Keys and values are kept about as precisely as the weights: exactly beside exact ones, and in 8 bits beside quantised
 /// ones. Where keys have a bias (Qwen2), some of their inputs are known to be far larger than the others, which 8 bits
 /// with one scale for all would round away: those are kept in f16.
-fn cache_format(decoder: &Decoder) -> CacheFormat {
+pub(crate) fn cache_format(decoder: &Decoder) -> CacheFormat {
     match (decoder.is_quantised(), decoder.has_key_bias()) {
         (false, _) => CacheFormat::Floats,
         (true, true) => CacheFormat::Halves,

@@ -192,7 +192,7 @@ async fn what_the_engine_rounds_costs_little_likelihood() {
 
 #[tokio::test]
 async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
-    let engine = engine(EngineOptions { max_sequences: 1, cache_bytes: 32 << 20, ..EngineOptions::default() });
+    let engine = engine(EngineOptions { max_sequences: 1, cache_bytes: 16 << 20, ..EngineOptions::default() });
     let long = tokio::time::timeout(Duration::from_millis(200), engine.generate(request("Talk.", 0.0, 600))).await;
     assert!(long.is_err(), "600 tokens cannot be done in 0.2 s");
     let next = tokio::time::timeout(Duration::from_secs(30), engine.generate(request("Hi.", 0.0, 2))).await;

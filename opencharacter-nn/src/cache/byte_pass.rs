@@ -55,7 +55,9 @@ pub(super) unsafe fn attend(rows: &HeadRows<'_>, next: Option<&HeadRows<'_>>, q:
     let (head_dim, columns) = (rows.geometry.head_dim, rows.geometry.value_columns());
     let next = next.map(Parts::of);
     SCRATCH.with_borrow_mut(|scratch| {
-        for rows in rows.portions(ROWS) {
+        let mut portions = rows.portions(ROWS).peekable();
+        while let Some(rows) = portions.next() {
+            let next = if portions.peek().is_none() { next } else { None };
             let pass = Pass { parts: Parts::of(&rows), rows, next };
             pass.gather(q, scratch);
             pass.score(scratch);

@@ -217,20 +217,12 @@ impl Engine {
 
 /// What answers follow from: the model's files, and the engine's rounding where it rounds.
 fn fingerprint(model: &Model) -> String {
-    if !model.decoder.is_quantised() {
-        return model.fingerprint.clone();
-    }
-    let cache = match cache_format(&model.decoder) {
-        CacheFormat::Floats => "f32",
-        CacheFormat::Halves => "f16",
-        CacheFormat::Bytes => "8 bits by token and head",
+    let rounding = match cache_format(&model.decoder) {
+        CacheFormat::Floats => return model.fingerprint.clone(),
+        CacheFormat::Halves => "activations in 8 bits by blocks of 64, keys and values in f16",
+        CacheFormat::Bytes => "activations in 8 bits by blocks of 64, keys and values in 8 bits by token and head",
     };
-    hex(&content_hash(&[
-        model.fingerprint.as_str(),
-        "activations in 8 bits by blocks of 64",
-        "keys and values in",
-        cache,
-    ]))
+    hex(&content_hash(&[model.fingerprint.as_str(), rounding]))
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

@@ -109,6 +109,25 @@ pub(crate) fn sum(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
+/// The greatest absolute value; no number if there is any that is none.
+#[inline(always)]
+pub(crate) fn largest_magnitude(values: &[f32]) -> f32 {
+    // As bits, in which a value that is no number lies above all others: it must show, not vanish.
+    let mut largest = 0;
+    for value in values {
+        largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
+    }
+    f32::from_bits(largest)
+}
+
+/// The nearest integer to `value`, which must be smaller than 2^22.
+#[inline(always)]
+pub(crate) fn nearest(value: f32) -> i32 {
+    // Adding it rounds, and leaves the integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    (value + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed()
+}
+
 /// The inner product, in a fixed order.
 #[inline(always)]
 pub(crate) fn dot(left: &[f32], right: &[f32]) -> f32 {
@@ -172,14 +191,7 @@ vectorised! {
     /// Rounds `values` to integers from `-most` to `most`, at most 32,767, times the scale that it returns: the largest
     /// one's share. The scale is no number if any value is none or infinite, so that it shows in every product.
     pub(crate) fn quantise(values: &[f32], most: f32, quants: &mut [i16]) -> f32 {
-        // Adding and subtracting it rounds to the nearest integer, and leaves that integer in the low bits.
-        const ROUND: f32 = 12_582_912.0;
-        // As bits, in which a value that is no number lies above all others.
-        let mut largest = 0;
-        for value in values {
-            largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
-        }
-        let largest = f32::from_bits(largest);
+        let largest = largest_magnitude(values);
         let scale = largest / most;
         if !scale.is_finite() {
             quants.fill(0);
@@ -188,7 +200,7 @@ vectorised! {
         // Below that, the inverse would overflow; the values are as good as zero.
         let inverse = if largest < 1e-33 { 0.0 } else { most / largest };
         for (quant, value) in quants.iter_mut().zip(values) {
-            *quant = ((value * inverse + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed()) as i16;
+            *quant = nearest(value * inverse) as i16;
         }
         scale
     }
@@ -226,6 +238,26 @@ mod tests {
         assert_eq!(exp(-200.0), 0.0);
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn quants_are_within_half_a_step_and_what_is_no_number_shows() {
+        let values: Vec<f32> = (0..77).map(|place| (place as f32 * 0.7).sin() * 3.0).collect();
+        for most in [127.0, 32_767.0] {
+            let mut quants = [0; 77];
+            let scale = quantise(&values, most, &mut quants);
+            assert_eq!(quants.iter().map(|quant| quant.unsigned_abs()).max(), Some(most as u16));
+            for (value, quant) in values.iter().zip(quants) {
+                assert!((value - scale * f32::from(quant)).abs() <= scale * 0.501, "{value} as {quant} x {scale}");
+            }
+        }
+        let mut quants = [7; 3];
+        assert_eq!((quantise(&[0.0; 3], 127.0, &mut quants), quants), (0.0, [0; 3]));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut quants = [7; 3];
+            assert!(quantise(&[1.0, bad, 2.0], 127.0, &mut quants).is_nan(), "{bad}");
+            assert_eq!(quants, [0; 3]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{cell::RefCell, slice};
 
 use super::blocks::{BLOCK, GROUP};
 use crate::{
-    simd::vectorised,
+    simd::{largest_magnitude, nearest, vectorised},
     team::{self, Pointer, RUN},
 };
 
@@ -117,16 +117,9 @@ thread_local! {
 vectorised! {
     /// Quantises blocks of `length` values.
     fn quantise(values: &[f32], length: usize, quants: &mut [i8], blocks: &mut [RowBlock]) {
-        // Adding and subtracting it rounds to the nearest integer, and leaves that integer in the low bits.
-        const ROUND: f32 = 12_582_912.0;
         for ((values, quants), block) in values.chunks_exact(length).zip(quants.chunks_exact_mut(length)).zip(blocks) {
             let (values, quants) = (values.as_chunks::<BLOCK>().0, quants.as_chunks_mut::<BLOCK>().0);
-            // As bits, in which a value that is no number lies above all others: it must show, not vanish.
-            let mut largest = 0;
-            for value in values.as_flattened() {
-                largest = largest.max(value.to_bits() & 0x7FFF_FFFF);
-            }
-            let largest = f32::from_bits(largest);
+            let largest = largest_magnitude(values.as_flattened());
             let scale = largest / 127.0;
             if !scale.is_finite() {
                 // What it scales must be a number, so that every product with it is none.
@@ -141,7 +134,7 @@ vectorised! {
                 let mut rounded = [0_i32; BLOCK];
                 let mut sum = 0;
                 for (rounded, value) in rounded.iter_mut().zip(values) {
-                    *rounded = (value * inverse + ROUND).to_bits().cast_signed() - ROUND.to_bits().cast_signed();
+                    *rounded = nearest(value * inverse);
                     sum += *rounded;
                 }
                 let groups = quants.as_chunks_mut::<GROUP>().0.iter_mut().zip(rounded.as_chunks::<GROUP>().0);

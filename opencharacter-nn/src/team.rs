@@ -251,8 +251,9 @@ pub(crate) fn fill(total: usize, length: usize, body: impl Fn(usize, &mut [f32])
 /// A copy of `values`, every run of `length` of which `body` may change, as in [`fill`].
 pub(crate) fn copy(values: &[f32], length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     let mut copied = Vec::<f32>::with_capacity(values.len());
+    let length = length.max(1);
     let start = Pointer(copied.as_mut_ptr());
-    for_each(values.len().div_ceil(length.max(1)), |index| {
+    for_each(values.len().div_ceil(length), |index| {
         let first = index * length;
         let values = &values[first..(first + length).min(values.len())];
         // SAFETY: every index has elements of its own, inside the capacity, and they are written before they are lent.

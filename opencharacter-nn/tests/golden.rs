@@ -358,6 +358,7 @@ fn cached(decoder: &Decoder, tokens: &[u32], chunks: &[usize], format: CacheForm
 fn cached_attention_equals_packed_and_ignores_chunks() {
     for family in FAMILIES {
         let (decoder, _, golden) = small(family);
+        assert_eq!(decoder.has_key_bias(), family.contains("qwen2"), "{family}");
         let (mut tokens, _) = sequence(&golden, 0);
         tokens.extend_from_within(..);
         tokens.extend_from_within(..);

@@ -198,9 +198,27 @@ impl<'a> HeadRows<'a> {
     }
 
     /// Which tokens a row's query sees.
-    pub(super) fn seen_by(&self, row: usize) -> Range<usize> {
+    fn seen_by(&self, row: usize) -> Range<usize> {
         let seen = self.cache.tokens + self.new.start + row / self.geometry.group + 1;
         self.geometry.window.map_or(0, |window| seen.saturating_sub(window))..seen
+    }
+
+    /// The same as slots of [`HeadRows::blocks`].
+    pub(super) fn seen_slots(&self, row: usize) -> Range<usize> {
+        let first = self.seen_by(0).start / BLOCK_TOKENS * BLOCK_TOKENS;
+        let seen = self.seen_by(row);
+        seen.start - first..seen.end - first
+    }
+
+    /// Gives each row's result, from rows of as many `sums` as there are value columns.
+    ///
+    /// # Safety
+    /// As [`HeadRows::attend`].
+    pub(super) unsafe fn give(&self, sums: &[f32], out: *mut f32) {
+        for (row, sums) in sums.chunks_exact(self.geometry.value_columns()).take(self.count()).enumerate() {
+            // SAFETY: the caller's promise; the buffers do not overlap.
+            unsafe { out.add(self.place(row)).copy_from_nonoverlapping(sums.as_ptr(), self.geometry.head_dim) };
+        }
     }
 
     /// The first of the blocks that hold what any of the rows sees, and those blocks.

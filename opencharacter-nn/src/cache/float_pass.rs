@@ -138,11 +138,8 @@ pub(super) unsafe fn attend<E: CacheElement>(rows: &HeadRows<'_>, q: &[f32], out
             score::<E>(&rows, scratch);
             weigh(&rows, scratch);
             add_up::<E>(&rows, scratch);
-            let columns = rows.geometry.value_columns();
-            for (row, sums) in scratch.sums.chunks_exact(columns).take(rows.count()).enumerate() {
-                // SAFETY: the caller's promise; the buffers do not overlap.
-                unsafe { out.add(rows.place(row)).copy_from_nonoverlapping(sums.as_ptr(), head_dim) };
-            }
+            // SAFETY: the caller's promise.
+            unsafe { rows.give(&scratch.sums, out) };
         }
     });
 }
@@ -175,11 +172,10 @@ fn score<E: CacheElement>(rows: &HeadRows<'_>, scratch: &mut Scratch) {
 
 /// Turns the scores into probabilities.
 fn weigh(rows: &HeadRows<'_>, scratch: &mut Scratch) {
-    let (first_block, blocks) = rows.blocks();
-    let (context, first_slot) = (blocks.len() * BLOCK_TOKENS, first_block * BLOCK_TOKENS);
+    let (_, blocks) = rows.blocks();
+    let context = blocks.len() * BLOCK_TOKENS;
     for (row, scores) in scratch.scores.chunks_exact_mut(context).take(rows.count()).enumerate() {
-        let seen = rows.seen_by(row);
-        let seen = seen.start - first_slot..seen.end - first_slot;
+        let seen = rows.seen_slots(row);
         let (_, total) = simd::exponentiate(&mut scores[seen.clone()], rows.score_scale());
         simd::scale(&mut scores[seen.clone()], 1.0 / total);
         // Slots of the first and the last blocks that this token must not see.

@@ -448,7 +448,7 @@ impl<'a> Product<'a> {
         let wanted = if 2 * rows * inner_total * features < 100_000 { 1 } else { team::threads() * 4 };
         let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
         let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(tile_rows());
-        // Products of bytes are short: with twice as many tasks, threads waited half as long for the last of them.
+        // Products of bytes are short: with twice as many tasks, threads wait less long for the last of them.
         let wanted = if matches!(terms.first(), Some(Term::EightBits { .. })) { 2 * wanted } else { wanted };
         let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
         // An even number: quantised panels lie in pairs.

@@ -93,7 +93,7 @@ impl EightBitRows {
     /// panel of quantised weights is a few kilobytes, so rows, not weights, are what products of bytes read most of.
     pub(super) fn rows_in_second_level_cache(&self) -> usize {
         const BYTES: usize = 192 << 10;
-        const TILE: usize = 12;
+        const TILE: usize = 4;
         (BYTES / self.inputs.max(1) / TILE).max(1) * TILE
     }
 

@@ -11,6 +11,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod four_rows;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -157,6 +159,16 @@ impl BlockTile<'_> {
         let mut inverses = [1.0; COLUMNS];
         inverses.iter_mut().zip(self.units).for_each(|(inverse, unit)| *inverse = 1.0 / unit);
         inverses
+    }
+
+    /// A panel's scales, offsets and quants of one of the weights' blocks.
+    ///
+    /// # Safety
+    /// The tile has the block.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn panel_block(self, block: usize, panel: usize) -> *const u8 {
+        // SAFETY: the caller's promise.
+        unsafe { self.pair.as_ptr().add((block * 2 + panel) * self.format.panel_block_bytes()) }
     }
 
     /// Blocks of activations in a row.

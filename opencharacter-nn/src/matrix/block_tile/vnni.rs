@@ -1,4 +1,5 @@
-//! The tile on AVX-512 with VNNI, whose dot product takes in four bytes of a lane at once.
+//! The tile on AVX-512 with VNNI, whose dot product takes in four bytes of a lane at once; and for the few rows that
+//! [`four_rows`] leaves.
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi32, _mm512_and_si512,
@@ -7,11 +8,7 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_xor_si512,
 };
 
-use super::{AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0, Target};
-
-/// Rows of a tile: twelve sums of a block and twelve of two, the weights of 8 inputs of two panels and a row's
-/// activations fill 29 of the 32 registers.
-const ROWS: usize = 6;
+use super::{AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0, Target, four_rows};
 
 /// # Safety
 /// As [`BlockTile::run_on`].
@@ -29,18 +26,20 @@ pub(super) unsafe fn run(tile: BlockTile<'_>, rows: usize, target: Target) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn run_format<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, target: Target) {
-    for row in (0..rows).step_by(ROWS) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let (tile, target) = (tile.skip_rows(row), target.skip_rows(row));
-            match rows - row {
-                1 => run_rows::<FORMAT, 1>(tile, target),
-                2 => run_rows::<FORMAT, 2>(tile, target),
-                3 => run_rows::<FORMAT, 3>(tile, target),
-                4 => run_rows::<FORMAT, 4>(tile, target),
-                5 => run_rows::<FORMAT, 5>(tile, target),
-                _ => run_rows::<FORMAT, ROWS>(tile, target),
-            }
+    let whole = rows / four_rows::ROWS * four_rows::ROWS;
+    // SAFETY: the caller's promise.
+    unsafe {
+        if whole > 0 {
+            four_rows::run::<FORMAT>(tile, whole, target);
+        }
+        if whole == rows {
+            return;
+        }
+        let (tile, target) = (tile.skip_rows(whole), target.skip_rows(whole));
+        match rows - whole {
+            1 => run_rows::<FORMAT, 1>(tile, target),
+            2 => run_rows::<FORMAT, 2>(tile, target),
+            _ => run_rows::<FORMAT, 3>(tile, target),
         }
     }
 }
@@ -65,11 +64,28 @@ unsafe fn weights<const FORMAT: u8>(quants: *const u8, group: usize) -> [__m512i
     }
 }
 
+/// 16 halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn halves(source: *const u8) -> __m512 {
+pub(super) unsafe fn halves(source: *const u8) -> __m512 {
     // SAFETY: the caller's promise.
     unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(source.cast())) }
+}
+
+/// The scales and offsets of a panel's 4-bit block as multiples of their outputs' units.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn integers<const FORMAT: u8>(source: *const u8, inverse: __m512) -> (__m512i, __m512i) {
+    // SAFETY: the block has these halves.
+    unsafe {
+        let scale = _mm512_cvtps_epi32(_mm512_mul_ps(halves(source), inverse));
+        let offset = if FORMAT == Q4_1 {
+            _mm512_cvtps_epi32(_mm512_mul_ps(halves(source.add(2 * PANEL)), inverse))
+        } else {
+            _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<3>(scale))
+        };
+        (scale, offset)
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -132,14 +148,9 @@ unsafe fn add_four_bits<const FORMAT: u8, const ROWS: usize>(
             let weights = block * tile.span + index;
             let dots = dots::<FORMAT, ROWS>(tile, weights, [[_mm512_setzero_si512(); 2]; ROWS]);
             for panel in 0..2 {
-                let source = panel_block(tile, weights, panel);
+                let source = tile.panel_block(weights, panel);
                 let inverse = _mm512_loadu_ps(inverses.as_ptr().add(panel * PANEL));
-                let scale = _mm512_cvtps_epi32(_mm512_mul_ps(halves(source), inverse));
-                let offset = if FORMAT == Q4_1 {
-                    _mm512_cvtps_epi32(_mm512_mul_ps(halves(source.add(2 * PANEL)), inverse))
-                } else {
-                    _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<3>(scale))
-                };
+                let (scale, offset) = integers::<FORMAT>(source, inverse);
                 for (row, (totals, dots)) in totals.iter_mut().zip(&dots).enumerate() {
                     let row_sum = i32::from((*of_rows.add(row * tile.row_blocks())).sums[index]);
                     let of_row = _mm512_mullo_epi32(_mm512_set1_epi32(row_sum), offset);
@@ -175,7 +186,7 @@ unsafe fn add_eight_bits<const ROWS: usize>(tile: BlockTile<'_>, block: usize, s
             }
             let dots = dots::<Q8_0, ROWS>(tile, weights, start);
             for panel in 0..2 {
-                let scale = halves(panel_block(tile, weights, panel));
+                let scale = halves(tile.panel_block(weights, panel));
                 for (row, (dots, sums)) in dots.iter().zip(&mut *sums).enumerate() {
                     let of_row = _mm512_set1_ps((*of_rows.add(row * tile.row_blocks())).scale);
                     let place = sums.as_mut_ptr().add(panel * PANEL);
@@ -198,7 +209,7 @@ unsafe fn dots<const FORMAT: u8, const ROWS: usize>(
     let halves_bytes = tile.format.halves_bytes();
     // SAFETY: the caller's promise; a block has four groups.
     unsafe {
-        let panels = [0, 1].map(|panel| panel_block(tile, block, panel).add(halves_bytes));
+        let panels = [0, 1].map(|panel| tile.panel_block(block, panel).add(halves_bytes));
         let values = tile.quants.as_ptr().add(block * BLOCK);
         for group in 0..BLOCK / GROUP {
             let first = weights::<FORMAT>(panels[0], group);
@@ -214,10 +225,4 @@ unsafe fn dots<const FORMAT: u8, const ROWS: usize>(
         }
     }
     dots
-}
-
-#[inline]
-unsafe fn panel_block(tile: BlockTile<'_>, block: usize, panel: usize) -> *const u8 {
-    // SAFETY: the caller's promise.
-    unsafe { tile.pair.as_ptr().add((block * 2 + panel) * tile.format.panel_block_bytes()) }
 }

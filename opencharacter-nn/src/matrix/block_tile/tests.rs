@@ -34,21 +34,24 @@ fn check_sets(inputs: usize) {
     let outputs = 32;
     let weights = Tensor::from_vec(draw(1, outputs * inputs), (outputs, inputs), &Device::Cpu).unwrap();
     let mut values = draw(2, MOST_ROWS * inputs);
-    // The largest sums that the formats allow, in one block of activations.
-    values[..2 * BLOCK].fill(1.0);
+    // The largest sums that the formats allow, of either sign, in one block of activations.
+    let largest = inputs.min(2 * BLOCK);
+    values[..largest].fill(1.0);
+    values[inputs..inputs + largest].fill(-1.0);
     let x = EightBitRows::new(&values, inputs);
     let best = instruction_set();
     for (format, kind) in FORMATS {
         let mut data = QTensor::quantize(&weights, kind).unwrap().data().unwrap().to_vec();
         let header = if format == BlockFormat::Q4_1 { 4 } else { 2 };
         let row_bytes = inputs / BLOCK * format.bytes();
-        // The first blocks of some rows at both ends of what bytes hold; scale and offset of one are as many units as
-        // there may be.
-        for (row, byte) in [(0, 0xFF), (1, 0x80), (17, 0x7F)] {
+        // The first blocks of some rows at both ends of what bytes hold; scale and offset of two are as many units as
+        // there may be: an offset that is part of the quants is eight scales.
+        let scale = if format == BlockFormat::Q4_0 { 1.999 } else { 1.875 };
+        for (row, byte, sign) in [(0, 0xFF, 1.0), (1, 0x80, 0.0), (2, 0xFF, -1.0), (17, 0x7F, 0.0)] {
             for block in data[row * row_bytes..].chunks_exact_mut(format.bytes()).take(2) {
                 block[header..].fill(byte);
-                if row == 0 {
-                    set_halves(format, block, 1.875, 3.998);
+                if sign != 0.0 {
+                    set_halves(format, block, sign * scale, sign * 3.998);
                 }
             }
         }
@@ -59,12 +62,15 @@ fn check_sets(inputs: usize) {
                 let target = Target { out: sums.as_mut_ptr().cast(), stride: COLUMNS + 5 };
                 // SAFETY: `sums` has all rows; `set` is not beyond the best one.
                 unsafe { panels.tile(0, &x, 0).run_on(set, rows, target) };
-                sums
+                sums.map(|row| row.map(f32::to_bits))
             };
             let expected = run(InstructionSet::Portable);
             for (row, sums) in expected.iter().enumerate() {
                 let kept = if row < rows { &sums[COLUMNS..] } else { &sums[..] };
-                assert!(kept.iter().all(|&kept| kept == 0.5), "only {rows} rows of {COLUMNS} are written");
+                assert!(
+                    kept.iter().all(|&kept| kept == 0.5_f32.to_bits()),
+                    "only {rows} rows of {COLUMNS} are written"
+                );
             }
             for set in [InstructionSet::Avx2, InstructionSet::Avx512Vnni] {
                 let available = best == set || best == InstructionSet::Avx512Vnni;
@@ -79,7 +85,7 @@ fn check_sets(inputs: usize) {
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
     // Activations in blocks of one and of two of the weights' blocks; more than are unpacked at once.
-    for inputs in [160, 192, 1056, 2112] {
+    for inputs in [32, 64, 160, 192, 1056, 2112] {
         check_sets(inputs);
     }
 }

@@ -25,3 +25,16 @@ pub fn keep_freed_memory() {
         }
     }
 }
+
+/// Gives memory that was freed back to the kernel, once: after a model was loaded, what its files were read into. Without
+/// it, [`keep_freed_memory`] would keep that for as long as the program runs: 91 MiB beside a model of 269 MB in 16 bits.
+pub(crate) fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: `malloc_trim` may be called at any time; it gives back pages that hold nothing.
+        unsafe { malloc_trim(0) };
+    }
+}

@@ -6,7 +6,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::{ChatTemplate, Decoder, GgufFile, NnError, SafetensorsFolder, Tokenizer};
+use crate::{ChatTemplate, Decoder, GgufFile, NnError, SafetensorsFolder, Tokenizer, memory};
 
 /// A model as it is used: weights, tokenizer and chat template, with a fingerprint of the files behind them.
 #[derive(Debug)]
@@ -26,7 +26,9 @@ pub struct Model {
 impl Model {
     /// Loads a GGUF file, or a Hugging Face folder with `config.json`, `*.safetensors` and `tokenizer.json`.
     pub fn load(path: &Path) -> Result<Self, NnError> {
-        if path.is_dir() { Self::from_folder(path) } else { Self::from_gguf(path) }
+        let model = if path.is_dir() { Self::from_folder(path) } else { Self::from_gguf(path) };
+        memory::give_back_freed_memory();
+        model
     }
 
     fn from_gguf(path: &Path) -> Result<Self, NnError> {

@@ -448,7 +448,7 @@ fn a_saved_adapter_is_read_back_bit_for_bit() {
 
 #[derive(serde::Deserialize)]
 struct Embedded {
-    line_tokens: Vec<Vec<u32>>,
+    text_tokens: Vec<Vec<u32>>,
     messages: Vec<Message>,
     rendered: String,
     rendered_without_system: String,
@@ -473,12 +473,12 @@ fn embedded() -> (Model, Embedded) {
 #[test]
 fn embedded_model_agrees_with_transformers_and_llama_cpp() {
     let (model, fixture) = embedded();
-    let text = std::fs::read_to_string(data("mixed_text.txt")).unwrap();
-    let lines: Vec<&str> = text.trim_end_matches('\n').split('\n').collect();
-    assert_eq!(lines.len(), 200);
-    for (number, (line, expected)) in lines.iter().zip(&fixture.line_tokens).enumerate() {
-        assert_eq!(&model.tokenizer.encode(line), expected, "line {}: {line:?}", number + 1);
-        assert_eq!(&model.tokenizer.decode(expected), line, "line {}", number + 1);
+    let texts = std::fs::read_to_string(data("mixed_text.json")).unwrap();
+    let texts: Vec<String> = serde_json::from_str(&texts).unwrap();
+    assert_eq!((texts.len(), fixture.text_tokens.len()), (260, 260));
+    for (text, expected) in texts.iter().zip(&fixture.text_tokens) {
+        assert_eq!(&model.tokenizer.encode(text), expected, "{text:?}");
+        assert_eq!(&model.tokenizer.decode(expected), text);
     }
     assert_eq!(model.template.render(&fixture.messages, true).unwrap(), fixture.rendered);
     assert_eq!(model.template.render(&fixture.messages[1..2], true).unwrap(), fixture.rendered_without_system);

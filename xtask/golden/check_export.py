@@ -1,14 +1,14 @@
 """Compares what `opencharacter export` wrote with transformers, peft and llama.cpp.
 
-Usage: check_export.py SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl LINES.txt FOLDER GGUF...
+Usage: check_export.py SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl TEXTS.json FOLDER GGUF...
 
     opencharacter score --adapter ADAPTER --dialogues DIALOGUES.jsonl --json > SCORES.jsonl
     opencharacter export --to safetensors --type f32 --adapter ADAPTER --out FOLDER
     opencharacter export --to gguf --type f16 --adapter ADAPTER --out GGUF
 
-DIALOGUES holds rows {"messages": [...]} that end with one assistant message; LINES is tests/data/mixed_text.txt of
+DIALOGUES holds rows {"messages": [...]} that end with one assistant message; TEXTS is tests/data/mixed_text.json of
 opencharacter-nn. transformers must load FOLDER and agree with peft's merge of the same adapter into the source and with
-opencharacter's scores; llama.cpp must load each GGUF, give each line's tokens, render a chat, answer it, and agree on
+opencharacter's scores; llama.cpp must load each GGUF, give each text's tokens, render a chat, answer it, and agree on
 log-probabilities.
 """
 
@@ -154,13 +154,13 @@ def same_log_probs(path, server, sequences, exported, bound):
     print(f"{path}: largest {max(differences):.2e}")
 
 
-def llama_cpp(path, tokenizer, exported, bound, lines, dialogues):
+def llama_cpp(path, tokenizer, exported, bound, texts, dialogues):
     reader = GGUFReader(path)
     assert reader.fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
     gguf_tensors(path, reader, exported)
     server = LlamaCpp(path)
-    different = [line for line in lines if server.tokens(line) != tokenizer(line, add_special_tokens=False)["input_ids"]]
-    check(f"{path}: lines with other tokens, of {len(lines)}", len(different), 0)
+    different = [text for text in texts if server.tokens(text) != tokenizer(text, add_special_tokens=False)["input_ids"]]
+    check(f"{path}: texts with other tokens, of {len(texts)}", len(different), 0)
     sequences = []
     for messages in dialogues:
         rendered = server.ask("/apply-template", {"messages": messages[:-1]})["prompt"]
@@ -183,12 +183,12 @@ def main():
     source, adapter, folder = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[6]
     dialogues = [json.loads(line)["messages"] for line in open(sys.argv[3], encoding="utf-8")]
     scores = [json.loads(line) for line in open(sys.argv[4], encoding="utf-8")]
-    lines = [line.rstrip("\n") for line in open(sys.argv[5], encoding="utf-8")][:20]
+    texts = json.loads(pathlib.Path(sys.argv[5]).read_text(encoding="utf-8"))
     assert len(dialogues) == len(scores) > 0, (len(dialogues), len(scores))
     tokenizer, exported = transformers_and_peft(source, adapter, folder, dialogues, scores)
     for path in sys.argv[7:]:
         # llama.cpp rounds activations to 8 bits as well where weights have 8, and to 16 where they have 16.
-        llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2, lines, dialogues)
+        llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2, texts, dialogues)
     finish()
 
 

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Mistr
 from check_export import LlamaCpp, check, finish, gguf_tensors, log_probs, same_log_probs
 from make_golden import LLAMA3_SCALING, SPECIAL, mixed_text, random_adapter, trained_byte_level, trained_sentence_piece
 
-SHAPE = dict(vocab_size=640, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+SHAPE = dict(vocab_size=800, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2)
 LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.5}
 FAMILIES = {
@@ -49,20 +49,20 @@ MESSAGES = [{"role": "user", "content": " Why the 12 lamps? "}, {"role": "assist
             {"role": "user", "content": "And \"now\"?\n"}]
 BEGINS = {"sentencepiece", "llama-bpe"}
 opencharacter = sys.argv[1]
-lines = mixed_text()
+texts = mixed_text()
 
 
 def tokenizer_json(kind):
     if kind == "sentencepiece":
-        return trained_sentence_piece(lines)[0]
+        return trained_sentence_piece()[0]
     if kind != "smollm":
-        return trained_byte_level(kind, lines)
+        return trained_byte_level(kind, texts)
     tokenizer = Tokenizer(models.BPE())
     digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
-        lines, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        texts, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     )
     return tokenizer
 
@@ -113,9 +113,9 @@ def encode(tokenizer, text):
 
 def same_folder(name, folder, expected, source):
     tokenizer, model = load(folder)
-    different = sum(encode(tokenizer, line) != source.encode(line, add_special_tokens=False).ids for line in lines)
-    check(f"{name}: lines with other tokens than the source's in transformers, of {len(lines)}", different, 0)
-    sequence = encode(tokenizer, "\n".join(lines))[:90]
+    different = sum(encode(tokenizer, text) != source.encode(text, add_special_tokens=False).ids for text in texts)
+    check(f"{name}: texts with other tokens than the source's in transformers, of {len(texts)}", different, 0)
+    sequence = encode(tokenizer, "\n".join(texts))[:90]
     difference = (log_probs(model, sequence) - log_probs(expected, sequence)).abs().max().item()
     check(f"{name}: largest difference of a log-probability from peft's merge", difference, 2e-4)
     return tokenizer, model
@@ -125,16 +125,16 @@ def same_gguf(name, path, tokenizer, merged, bound):
     gguf_tensors(name, GGUFReader(path), merged)
     server = LlamaCpp(path)
     # llama.cpp leaves out canonical composition, which Qwen2's tokenizer does.
-    composed = [line for line in lines if unicodedata.is_normalized("NFC", line)]
-    different = sum(server.tokens(line) != encode(tokenizer, line) for line in composed)
-    check(f"{name}: lines with other tokens in llama.cpp, of {len(composed)}", different, 0)
+    composed = [text for text in texts if unicodedata.is_normalized("NFC", text)]
+    different = sum(server.tokens(text) != encode(tokenizer, text) for text in composed)
+    check(f"{name}: texts with other tokens in llama.cpp, of {len(composed)}", different, 0)
     rendered = server.ask("/apply-template", {"messages": MESSAGES})["prompt"]
     expected = tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     # llama.cpp leaves out a beginning that it will put before the tokens.
     assert rendered.removeprefix("<s>") == expected.removeprefix("<s>"), (rendered, expected)
     begin = [tokenizer.bos_token_id]
-    texts = [encode(tokenizer, text)[:48] for text in (expected, "\n".join(lines), "\n".join(lines[100:]))]
-    sequences = [(begin + tokens, range(3, len(tokens), 5)) for tokens in texts]
+    spoken = [encode(tokenizer, text)[:48] for text in (expected, "\n".join(texts), "".join(texts[200:]))]
+    sequences = [(begin + tokens, range(3, len(tokens), 5)) for tokens in spoken]
     same_log_probs(name, server, sequences, merged, bound)
 
 
@@ -191,15 +191,15 @@ def real_vocabulary(vocabulary, work):
     with_weights(vocabulary, original)
     folder = export("safetensors", original, work / name, "--type", "f32")
     back = export("gguf", folder, work / f"{name}-back.gguf", "--type", "f32")
-    texts = pathlib.Path(f"{vocabulary}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n") + lines
-    texts = [text for text in texts if text and unicodedata.is_normalized("NFC", text)]
+    theirs = pathlib.Path(f"{vocabulary}.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
+    all_texts = [text for text in theirs + texts if text and unicodedata.is_normalized("NFC", text)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     before, after = LlamaCpp(original), LlamaCpp(back)
-    expected = [before.tokens(text) for text in texts]
-    check(f"{name}: texts with other tokens after the way back, of {len(texts)}",
-          sum(after.tokens(text) != tokens for text, tokens in zip(texts, expected)), 0)
-    check(f"{name}: texts with other tokens in transformers, of {len(texts)}",
-          sum(encode(tokenizer, text) != tokens for text, tokens in zip(texts, expected)), 0)
+    expected = [before.tokens(text) for text in all_texts]
+    check(f"{name}: texts with other tokens after the way back, of {len(all_texts)}",
+          sum(after.tokens(text) != tokens for text, tokens in zip(all_texts, expected)), 0)
+    check(f"{name}: texts with other tokens in transformers, of {len(all_texts)}",
+          sum(encode(tokenizer, text) != tokens for text, tokens in zip(all_texts, expected)), 0)
 
 
 with tempfile.TemporaryDirectory() as temporary:

@@ -9,15 +9,17 @@ small_NAME/         a random model as transformers saves it, a random LoRA adapt
                     LoRA gradients over two pairs.
 rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
 k_quants.gguf       random Q4_K and Q6_K blocks, and k_quants.safetensors with what they stand for.
-tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.txt; tokenizer.json of
-                    the SentencePiece one; line_hashes.json: tokens of each line of mixed_text.txt, on which Hugging
+tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.json; tokenizer.json
+                    of the SentencePiece one; text_hashes.json: tokens of each text of mixed_text.json, on which Hugging
                     Face tokenizers and llama.cpp agree.
-mixed_text.txt      200 lines of code, emoji, CJK and odd spaces, written by this script.
-embedded.json       llama.cpp's tokens of those lines; transformers' logits (its own GGUF dequantisation) for a prompt;
+mixed_text.json     200 lines of code, emoji, CJK and odd spaces, and 60 texts of several lines, written by this script.
+embedded.json       llama.cpp's tokens of those texts; transformers' logits (its own GGUF dequantisation) for a prompt;
                     transformers' rendering of a conversation.
 """
 
+import collections
 import hashlib
+import itertools
 import json
 import pathlib
 import random
@@ -262,32 +264,57 @@ def k_quants():
     writer.close()
 
 
-def mixed_text():
+WORDS = "harbour lamp quarrel seven oatmeal Tuesday don't we've rivers' naïve café Zürich façade".split()
+CJK = ["海が嫌いな灯台守", "灯台看守人讨厌大海", "등대지기는 바다를 싫어한다", "ทะเล", "Смотритель маяка", "φάρος", "منارة"]
+EMOJI = ["🌊", "👩‍🚀", "🇳🇴", "👍🏽", "🧑‍🍳🔥", "❤️"]
+CODE = [
+    "fn main() { println!(\"{}\", 1_000 + 0x1F); }", "for i in range(10):  # loop",
+    "\tif (a != b && c<=d) { return x->y[3]; }", "SELECT * FROM t WHERE id='42' -- ok", "<div class=\"a\">&nbsp;</div>",
+    "{\"name\": \"Ada\", \"age\": 52, \"tags\": [1, 2.5e-3]}", "x = [i**2 for i in xs if i % 3 == 0]",
+]
+
+
+def mixed_lines():
     rng = random.Random(7)
-    words = "harbour lamp quarrel seven oatmeal Tuesday don't we've rivers' naïve café Zürich façade".split()
-    cjk = ["海が嫌いな灯台守", "灯台看守人讨厌大海", "등대지기는 바다를 싫어한다", "ทะเล", "Смотритель маяка", "φάρος", "منارة"]
-    emoji = ["🌊", "👩‍🚀", "🇳🇴", "👍🏽", "🧑‍🍳🔥", "❤️"]
-    code = [
-        "fn main() { println!(\"{}\", 1_000 + 0x1F); }", "for i in range(10):\n".strip() + "  # loop",
-        "\tif (a != b && c<=d) { return x->y[3]; }", "SELECT * FROM t WHERE id='42' -- ok", "<div class=\"a\">&nbsp;</div>",
-        "{\"name\": \"Ada\", \"age\": 52, \"tags\": [1, 2.5e-3]}", "x = [i**2 for i in xs if i % 3 == 0]",
-    ]
     spaces = [" ", "  ", "   ", "\t", " \t ", "\u00a0", "\u3000", "\u200b"]
     lines = []
     for index in range(200):
         kind = index % 5
         if kind == 0:
-            line = " ".join(rng.choices(words, k=8)) + f", {rng.randint(0, 10**rng.randint(1, 9))}."
+            line = " ".join(rng.choices(WORDS, k=8)) + f", {rng.randint(0, 10**rng.randint(1, 9))}."
         elif kind == 1:
-            line = rng.choice(code) + " " * rng.randint(0, 5)
+            line = rng.choice(CODE) + " " * rng.randint(0, 5)
         elif kind == 2:
-            line = rng.choice(cjk) + rng.choice(emoji) + rng.choice(words)
+            line = rng.choice(CJK) + rng.choice(EMOJI) + rng.choice(WORDS)
         elif kind == 3:
-            line = rng.choice(spaces).join(rng.choices(words, k=5)) + rng.choice(spaces)
+            line = rng.choice(spaces).join(rng.choices(WORDS, k=5)) + rng.choice(spaces)
         else:
-            line = "".join(rng.choice([*words, *emoji, *cjk, *spaces, "!?", "...", "3.14", "I'LL", "x²", "½", "\u0301e"]) for _ in range(7))
-        lines.append(line.replace("\n", " "))
+            line = "".join(rng.choice([*WORDS, *EMOJI, *CJK, *spaces, "!?", "...", "3.14", "I'LL", "x²", "½", "\u0301e"]) for _ in range(7))
+        lines.append(line)
     return lines
+
+
+def texts_of_lines():
+    """Paragraphs, lists and indented code: every way to end a line after and before everything else."""
+    rng = random.Random(8)
+    ends = ["\n", "\n\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", " \n", "  \n", "\t\n", " \n\n", "\n \n", " \r\n", " \r", "\u3000\n"]
+    indents = ["", "", "", "", " ", "  ", "    ", "        ", "\t", "\t\t", " \t"]
+    texts = ["\n", "\r\n", "\n\n", " \n", "\n ", "\t", "\n\t\n", "\r\n \r\n  "]
+    while len(texts) < 60:
+        usual, text = rng.choice(ends[:5]), rng.choice(["", "", "", *ends])
+        for _ in range(rng.randint(2, 7)):
+            line = rng.choice([
+                " ".join(rng.choices(WORDS, k=3)) + rng.choice([".", "!?", "...", ",", ":", "", "", " 42"]),
+                rng.choice(CODE), rng.choice(["- ", "* ", "12. ", "# ", "> "]) + rng.choice(WORDS),
+                rng.choice(CJK) + rng.choice(["。", "", *EMOJI]), rng.choice(["}", "{", "});", "*/", "---", "```", "7", "'", "'s"]),
+            ])
+            text += rng.choice(indents) + line + rng.choice([usual, usual, *ends])
+        texts.append(text if rng.random() < 0.5 else text.rstrip())
+    return texts
+
+
+def mixed_text():
+    return mixed_lines() + texts_of_lines()
 
 
 def post(address, body):
@@ -295,7 +322,7 @@ def post(address, body):
     return json.load(urllib.request.urlopen(request))
 
 
-def llama_cpp_tokens(path, lines):
+def llama_cpp_tokens(path, texts):
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
@@ -303,8 +330,8 @@ def llama_cpp_tokens(path, lines):
     parameters.n_ctx = 512
     server = xllamacpp.Server(parameters)
     return [
-        post(server.listening_address + "/tokenize", {"content": line, "add_special": False, "parse_special": False})["tokens"]
-        for line in lines
+        post(server.listening_address + "/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
+        for text in texts
     ]
 
 
@@ -320,25 +347,40 @@ PRE_TOKENIZERS = {
 SPECIAL = ["<unk>", "<s>", "</s>"]
 
 
-def trained_byte_level(pre, lines):
+def trained_byte_level(pre, texts):
     steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[pre]]
-    tokenizer = Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, pre_tokenizers.ByteLevel(False, use_regex=False)])
     if pre == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
+    # Where a word ends is only seen where what it parts would merge, and what it leaves together does. Training never
+    # joins what lies in two words, and seldom a mark with the line end after it.
+    beside = {pair for text in texts for pair in itertools.pairwise(tokenizer.encode(text).tokens)}
+    around_line_ends = [pair for pair in beside if "Ċ" in "".join(pair) or "č" in "".join(pair)]
+    model = json.loads(tokenizer.to_str())["model"]
+    vocabulary, merges = model["vocab"], [tuple(merge) for merge in model["merges"]]
+    for pair in sorted(around_line_ends):
+        merges.append(pair)
+        vocabulary.setdefault("".join(pair), len(vocabulary))
+    tokenizer.model = models.BPE(vocabulary, merges, ignore_merges=pre == "llama-bpe")
     return tokenizer
 
 
-def trained_sentence_piece(lines):
-    """A vocabulary as SentencePiece makes them, and Hugging Face's reading of it: each way to halve a token, by score."""
+def trained_sentence_piece():
+    """A vocabulary as SentencePiece makes them, of lines, and Hugging Face's reading of it: each way to halve a token, by
+    score."""
     normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizer
     learner.pre_tokenizer = pre_tokenizers.Split(Regex("(?=\u2581)"), "merged_with_next")
-    learner.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=260, limit_alphabet=70, show_progress=False))
+    # The trainer chooses among equally frequent characters by chance.
+    count = collections.Counter("".join(map(normalizer.normalize_str, mixed_lines())))
+    alphabet = sorted(count, key=lambda character: (-count[character], character))[:70]
+    trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, limit_alphabet=70, show_progress=False)
+    learner.train_from_iterator(mixed_lines(), trainer)
     learned = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     long = [token for token, _ in learned if len(token) > 1]
     pieces = [(token, 0.0, kind) for token, kind in zip(SPECIAL, (2, 3, 3))]
@@ -414,13 +456,13 @@ def sentence_piece_metadata(pieces):
 
 
 def small_tokenizers():
-    folder, lines, hashes = out / "tokenizers", mixed_text(), {}
+    folder, texts, hashes = out / "tokenizers", mixed_text(), {}
     folder.mkdir(exist_ok=True)
     cases = {}
     for pre in PRE_TOKENIZERS:
-        tokenizer = trained_byte_level(pre, lines)
+        tokenizer = trained_byte_level(pre, texts)
         cases[pre] = (tokenizer, *byte_level_metadata(tokenizer, pre))
-    tokenizer, pieces = trained_sentence_piece(lines)
+    tokenizer, pieces = trained_sentence_piece()
     cases["sentencepiece"] = (tokenizer, *sentence_piece_metadata(pieces))
     (folder / "sentencepiece").mkdir(exist_ok=True)
     tokenizer.save(str(folder / "sentencepiece/tokenizer.json"), pretty=False)
@@ -428,21 +470,21 @@ def small_tokenizers():
     (folder / "sentencepiece/tokenizer_config.json").write_text(json.dumps(names) + "\n", encoding="utf-8")
     for name, (tokenizer, metadata, size) in cases.items():
         write_vocabulary(folder / f"{name}.gguf", metadata, size, with_weights=False)
-        tokens = [tokenizer.encode(line, add_special_tokens=False).ids for line in lines]
+        tokens = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         with tempfile.TemporaryDirectory() as temporary:
             whole = pathlib.Path(temporary) / "model.gguf"
             write_vocabulary(whole, metadata, size, with_weights=True)
-            for line, expected, found in zip(lines, tokens, llama_cpp_tokens(whole, lines)):
+            for text, expected, found in zip(texts, tokens, llama_cpp_tokens(whole, texts)):
                 # llama.cpp does not compose characters, which Qwen2's own tokenizer does.
-                composed = name != "qwen2" or unicodedata.is_normalized("NFC", line)
-                assert found == expected or not composed, (name, line, expected, found)
+                composed = name != "qwen2" or unicodedata.is_normalized("NFC", text)
+                assert found == expected or not composed, (name, text, expected, found)
         hashes[name] = [hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:12] for ids in tokens]
-    (folder / "line_hashes.json").write_text(json.dumps(hashes, indent=0) + "\n", encoding="utf-8")
+    (folder / "text_hashes.json").write_text(json.dumps(hashes, indent=0) + "\n", encoding="utf-8")
 
 
 def embedded():
-    lines = mixed_text()
-    (out / "mixed_text.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    texts = mixed_text()
+    (out / "mixed_text.json").write_text(json.dumps(texts, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     messages = [
@@ -458,7 +500,7 @@ def embedded():
         logits = model(torch.tensor([tokens])).logits[0]
     log_probs = torch.log_softmax(logits, -1)
     fixture = {
-        "line_tokens": llama_cpp_tokens(gguf, lines),
+        "text_tokens": llama_cpp_tokens(gguf, texts),
         "messages": messages,
         "rendered": rendered,
         "rendered_without_system": default,

@@ -25,6 +25,26 @@ use crate::{
 /// The tensor with which llama.cpp's converter writes Llama 3's rotary scaling.
 pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
+/// The types of weights that candle reads, for messages.
+const READABLE_TYPES: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K";
+
+/// llama.cpp's other types of weights, by the numbers that files have for them.
+const UNREADABLE_TYPES: [(u32, &str); 13] = [
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+];
+
 /// An opened GGUF file.
 #[derive(Debug)]
 pub struct GgufFile {
@@ -37,9 +57,11 @@ impl GgufFile {
     /// Reads the header; weights are read when asked for.
     pub fn open(path: &Path) -> Result<Self, NnError> {
         let file = File::open(path).map_err(|reason| NnError::Io { action: "read", path: path.into(), reason })?;
-        let content = gguf_file::Content::read(&mut BufReader::new(&file)).map_err(|error| NnError::Malformed {
-            path: path.into(),
-            reason: format!("its GGUF header cannot be read ({}); fetch the file again", first_line(&error)),
+        let content = gguf_file::Content::read(&mut BufReader::new(&file)).map_err(|error| {
+            let reason = first_line(&error);
+            let reason = unknown_type(&reason)
+                .unwrap_or_else(|| format!("its GGUF header cannot be read ({reason}); fetch the file again"));
+            NnError::Malformed { path: path.into(), reason }
         })?;
         Ok(Self { path: path.into(), content, file })
     }
@@ -215,6 +237,14 @@ impl GgufFile {
         };
         data.map_err(|error| self.unreadable(name, &error))
     }
+}
+
+/// What to say of an error of candle's for a type of weights that it does not know: of that, it says the number.
+fn unknown_type(reason: &str) -> Option<String> {
+    let number = reason.strip_prefix("unknown dtype for tensor ")?;
+    let known = UNREADABLE_TYPES.iter().find(|(known, _)| known.to_string() == number);
+    let name = known.map_or_else(|| format!("number {number}"), |(_, name)| format!("`{name}`"));
+    Some(format!("a tensor is of type {name}, which cannot be read; use a file whose tensors are {READABLE_TYPES}"))
 }
 
 fn widen(tensor: &QTensor) -> candle_core::Result<Vec<f32>> {

@@ -96,6 +96,24 @@ fn a_gguf_with_unknown_rope_scaling_is_refused() {
 }
 
 #[test]
+fn a_type_of_weights_that_cannot_be_read_is_named_with_those_that_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    gguf(&path, "llama");
+    let mut bytes = fs::read(&path).unwrap();
+    let name = b"token_embd.weight";
+    // After the name: the number of dimensions, two of them, and the type.
+    let place = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 4 + 2 * 8;
+    for (number, name) in [(20_u32, "`IQ4_NL`"), (23, "`IQ4_XS`"), (39, "`MXFP4`"), (99, "number 99")] {
+        bytes[place..place + 4].copy_from_slice(&number.to_le_bytes());
+        fs::write(&path, &bytes).unwrap();
+        let error = refusal(&path);
+        assert!(error.contains(&format!("of type {name}")) && error.contains("Q8_0"), "{error}");
+        assert!(!error.contains("fetch the file again"), "{error}");
+    }
+}
+
+#[test]
 fn what_is_no_gguf_or_cut_short_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");

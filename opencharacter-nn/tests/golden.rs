@@ -10,9 +10,9 @@ use std::{
 use candle_core::{Device, Tensor};
 use opencharacter_core::Message;
 use opencharacter_nn::{
-    Activations, Adapter, CacheFormat, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LoraAdapter, Model,
-    PackedAttend, PackedBatch, PassOptions, SafetensorsFolder, SequenceCache, TokenWeights, Trainable, WeightSource,
-    loss_and_gradients, token_losses,
+    Activations, Adapter, CacheFormat, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LinearName,
+    LoraAdapter, Model, PackedAttend, PackedBatch, PassOptions, SafetensorsFolder, SequenceCache, TokenWeights,
+    Trainable, WeightSource, loss_and_gradients, token_losses,
 };
 
 fn data(name: &str) -> PathBuf {
@@ -131,12 +131,17 @@ fn gguf_gives_the_logits_of_safetensors() {
 }
 
 #[test]
-fn k_quants_are_what_the_gguf_package_says() {
-    let mut file = GgufFile::open(&data("k_quants.gguf")).unwrap();
-    let expected = tensors(&data("k_quants.safetensors"));
-    let config = DecoderConfig { vocab_size: 8, hidden_size: 256, ..small_llama().0.config().clone() };
-    for (name, weight) in [("token_embd", file.embedding(&config)), ("output", file.head(&config))] {
-        let found = weight.unwrap().pack(8, 256).unwrap().to_rows();
+fn every_type_of_weights_is_what_the_gguf_package_says() {
+    let mut file = GgufFile::open(&data("quantised.gguf")).unwrap();
+    let expected = tensors(&data("quantised.safetensors"));
+    let types = ["BF16", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"];
+    assert_eq!(expected.len(), types.len());
+    // A matrix of 4 x 256, whose rows have the same order everywhere.
+    let config =
+        DecoderConfig { hidden_size: 256, num_key_value_heads: 2, head_dim: 2, ..small_llama().0.config().clone() };
+    for (layer, name) in types.into_iter().enumerate() {
+        let weight = file.linear(layer, LinearName::VProj, &config).unwrap();
+        let found = weight.pack(4, 256).unwrap().to_rows();
         let error = relative_error(&found, &flat(&expected[name]));
         assert!(error < 1e-6, "{name}: relative error {error}");
     }

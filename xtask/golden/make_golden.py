@@ -8,7 +8,7 @@ small_NAME/         a random model as transformers saves it, a random LoRA adapt
                     model as llama.cpp's converter writes it. small_llama has preference.safetensors: DPO's loss and
                     LoRA gradients over two pairs.
 rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
-k_quants.gguf       random Q4_K and Q6_K blocks, and k_quants.safetensors with what they stand for.
+quantised.gguf      random blocks of each type of weights, and quantised.safetensors with what they stand for.
 tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.json; tokenizer.json
                     of the SentencePiece one; text_hashes.json: tokens of each text of mixed_text.json, on which Hugging
                     Face tokenizers and llama.cpp agree.
@@ -244,20 +244,31 @@ def rope_scaling():
     (out / "rope_scaling.json").write_text(json.dumps(fixture, indent=1) + "\n", encoding="utf-8")
 
 
-def k_quants():
+# Where the blocks of a type hold numbers of 16 bits; all other bits may be anything.
+SCALES = {
+    "BF16": [], "Q2_K": [80, 82], "Q3_K": [108], "Q4_0": [0], "Q4_1": [0, 2], "Q4_K": [0, 2], "Q5_0": [0],
+    "Q5_1": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "Q8_0": [0],
+}
+
+
+def quantised():
     generator = numpy.random.default_rng(11)
-    writer = gguf_py.GGUFWriter(out / "k_quants.gguf", "llama")
+    writer = gguf_py.GGUFWriter(out / "quantised.gguf", "llama")
     values = {}
-    for name, kind, scales in (("token_embd", gguf_py.GGMLQuantizationType.Q4_K, [0, 2]),
-                               ("output", gguf_py.GGMLQuantizationType.Q6_K, [208])):
-        size = gguf_py.GGML_QUANT_SIZES[kind][1]
-        blocks = generator.integers(0, 256, (8, size), dtype=numpy.uint8)
-        for place in scales:
-            scale = generator.uniform(0.001, 0.01, 8).astype(numpy.float16)
-            blocks[:, place:place + 2] = scale.view(numpy.uint8).reshape(8, 2)
-        writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
-        values[name] = torch.from_numpy(gguf_py.quants.dequantize(blocks, kind))
-    save(values, out / "k_quants.safetensors")
+    for layer, (name, places) in enumerate(SCALES.items()):
+        kind = gguf_py.GGMLQuantizationType[name]
+        elements, size = gguf_py.GGML_QUANT_SIZES[kind]
+        if places:
+            blocks = generator.integers(0, 256, (4, 256 // elements, size), dtype=numpy.uint8)
+            for place in places:
+                scale = generator.uniform(0.001, 0.01, (*blocks.shape[:2], 1)).astype(numpy.float16)
+                blocks[:, :, place:place + 2] = scale.view(numpy.uint8)
+            rows = blocks.reshape(4, -1)
+        else:
+            rows = gguf_py.quants.quantize(generator.normal(size=(4, 256)).astype(numpy.float32), kind)
+        writer.add_tensor(f"blk.{layer}.attn_v.weight", rows, raw_dtype=kind)
+        values[name] = torch.from_numpy(gguf_py.quants.dequantize(rows, kind))
+    save(values, out / "quantised.safetensors")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -519,6 +530,6 @@ if __name__ == "__main__":
     for name, config in FAMILIES.items():
         family(name, config)
     rope_scaling()
-    k_quants()
+    quantised()
     small_tokenizers()
     embedded()

@@ -6,7 +6,7 @@ small_NAME/         a random model as transformers saves it, a random LoRA adapt
                     logits, loss and every LoRA gradient of two sequences. All but small_llama also have
                     weight_gradients.safetensors, every weight's gradient in full fine-tuning, and model.gguf, the same
                     model as llama.cpp's converter writes it. small_llama has preference.safetensors: DPO's loss and
-                    LoRA gradients over two pairs.
+                    LoRA gradients over two pairs. The adapter of small_llama2 is rank-stabilised.
 rope_scaling.json   RoPE settings as config.json spells them, with transformers' frequencies.
 quantised.gguf      random blocks of each type of weights, and quantised.safetensors with what they stand for.
 tokenizers/         per pre-tokenizer a GGUF without weights, with a vocabulary trained on mixed_text.json; tokenizer.json
@@ -43,8 +43,13 @@ LLAMA3_SCALING = {
 }
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=256)
+LINEAR_SCALING = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.5}
 FAMILIES = {
+    "small_llama2": LlamaConfig(**SMALL | dict(num_hidden_layers=1, num_key_value_heads=4), rms_norm_eps=1e-5,
+                                tie_word_embeddings=False),
     "small_llama3": LlamaConfig(**SMALL, rms_norm_eps=1e-5, rope_parameters=LLAMA3_SCALING, tie_word_embeddings=False),
+    "small_llama_biases": LlamaConfig(**SMALL, rms_norm_eps=1e-5, attention_bias=True, mlp_bias=True,
+                                      rope_parameters=LINEAR_SCALING, tie_word_embeddings=False),
     "small_mistral": MistralConfig(**SMALL, rms_norm_eps=1e-5, sliding_window=5, tie_word_embeddings=False),
     "small_qwen2": Qwen2Config(**SMALL, rms_norm_eps=1e-6, tie_word_embeddings=True, use_sliding_window=False),
     "small_qwen3": Qwen3Config(**SMALL, rms_norm_eps=1e-6, head_dim=12, tie_word_embeddings=False),
@@ -62,9 +67,10 @@ def random_model(config):
     return model
 
 
-def random_adapter(model, rank, folder):
+def random_adapter(model, rank, folder, rank_stabilised=False):
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=6, target_modules=targets, task_type="CAUSAL_LM"))
+    tuned = get_peft_model(model, LoraConfig(r=rank, lora_alpha=6, use_rslora=rank_stabilised, target_modules=targets,
+                                             task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_" in name:
@@ -161,10 +167,16 @@ def family(name, config):
     model = random_model(config).half()
     # Two files where the head is not tied: `model.safetensors.index.json` says which tensor lies where.
     model.save_pretrained(folder, max_shard_size="20KB" if name == "small_qwen3" else "1GB")
+    if name == "small_llama2":
+        # The first files of Llama 2 do not speak of key-value heads: each head has its own.
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        del config["num_key_value_heads"]
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     # Read back: `half` has rounded the rotary embedding's frequencies as well, which no file holds.
     model, plain = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
     write_gguf(model, folder / "model.gguf")
-    sequences = adapter_golden(random_adapter(model, 2, folder), [19, 7], folder)
+    tuned = random_adapter(model, 2, folder, rank_stabilised=name == "small_llama2")
+    sequences = adapter_golden(tuned, [19, 7], folder)
     weight_golden(plain, sequences, folder)
 
 
@@ -194,7 +206,8 @@ def write_gguf(model, path):
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
+    if config.num_key_value_heads != config.num_attention_heads:
+        writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_file_type(gguf_py.LlamaFileType.MOSTLY_F16)
@@ -205,6 +218,9 @@ def write_gguf(model, path):
         writer.add_rope_dimension_count(head_dim)
     if config.model_type == "mistral":
         writer.add_sliding_window(config.sliding_window)
+    if config.rope_parameters["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf_py.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_parameters["factor"])
     if config.rope_parameters["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", rope_factors(config).numpy().astype(numpy.float32))
     for name, parameter in model.named_parameters():

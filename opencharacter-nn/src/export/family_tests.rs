@@ -130,20 +130,12 @@ fn sources() -> Vec<(&'static str, Source)> {
     };
     let linear = json!({ "rope_type": "linear", "rope_theta": 20_000.0, "factor": 2.5 });
     vec![
-        ("Llama 2", Source::new("small_llama", "sentencepiece")),
+        ("Llama 2", Source::new("small_llama2", "sentencepiece")),
         ("SmolLM, tied", {
             let source = Source::new("small_llama", "gpt-2").with_config("tie_word_embeddings", true.into());
             source.with_tensors(|tensors| drop(tensors.remove("lm_head.weight")))
         }),
-        ("Llama with linear scaling", {
-            Source::new("small_llama", "default").with_config("rope_parameters", linear.clone())
-        }),
-        ("Llama with biases", {
-            Source::new("small_llama", "llama-bpe")
-                .with_biases(&LinearName::ALL)
-                .with_config("attention_bias", true.into())
-                .with_config("mlp_bias", true.into())
-        }),
+        ("Llama with biases and linear scaling", Source::new("small_llama_biases", "default")),
         ("Llama 3", Source::new("small_llama3", "llama-bpe")),
         ("Mistral", Source::new("small_mistral", "sentencepiece")),
         ("Mistral without a window", {
@@ -287,7 +279,9 @@ fn files_are_those_of_llama_cpps_converter() {
         (content.metadata, tensors)
     };
     for (family, tokenizer) in [
+        ("small_llama2", "sentencepiece"),
         ("small_llama3", "llama-bpe"),
+        ("small_llama_biases", "default"),
         ("small_mistral", "sentencepiece"),
         ("small_qwen2", "qwen2"),
         ("small_qwen3", "qwen2"),

@@ -1,6 +1,6 @@
 """Compares what `opencharacter export` wrote with transformers, peft and llama.cpp.
 
-Usage: check_export.py SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl TEXTS.json FOLDER GGUF...
+Usage: check_export.py [--answer PART] SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl TEXTS.json FOLDER GGUF...
 
     opencharacter score --adapter ADAPTER --dialogues DIALOGUES.jsonl --json > SCORES.jsonl
     opencharacter export --to safetensors --type f32 --adapter ADAPTER --out FOLDER
@@ -9,9 +9,10 @@ Usage: check_export.py SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl TEXTS.js
 DIALOGUES holds rows {"messages": [...]} that end with one assistant message; TEXTS is tests/data/mixed_text.json of
 opencharacter-nn. transformers must load FOLDER and agree with peft's merge of the same adapter into the source and with
 opencharacter's scores; llama.cpp must load each GGUF, give each text's tokens, render a chat, answer it, and agree on
-log-probabilities.
+log-probabilities. With PART, that must be in every answer to the first dialogue.
 """
 
+import argparse
 import json
 import math
 import pathlib
@@ -75,7 +76,13 @@ class LlamaCpp:
         return [(entry["id"], entry["logprob"]) for entry in found]
 
 
-def transformers_and_peft(source, adapter, folder, dialogues, scores):
+def check_answer(who, answer, part):
+    print(f"{who} answers: {answer}")
+    if part:
+        check(f"{who}: {part!r} is not in its answer", part not in answer, 0)
+
+
+def transformers_and_peft(source, adapter, folder, dialogues, scores, part):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     exported, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
@@ -100,7 +107,7 @@ def transformers_and_peft(source, adapter, folder, dialogues, scores):
     check("largest difference of an NLL from opencharacter's score", worst_nll, 1e-4)
     prompt = tokenizer.apply_chat_template(dialogues[0][:-1], add_generation_prompt=True, return_tensors="pt")
     answer = exported.generate(**prompt, max_new_tokens=40, do_sample=False)
-    print("transformers answers:", tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :]))
+    check_answer("transformers", tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :]), part)
     return tokenizer, exported
 
 
@@ -154,7 +161,7 @@ def same_log_probs(path, server, sequences, exported, bound):
     print(f"{path}: largest {max(differences):.2e}")
 
 
-def llama_cpp(path, tokenizer, exported, bound, texts, dialogues):
+def llama_cpp(path, tokenizer, exported, bound, texts, dialogues, part):
     reader = GGUFReader(path)
     assert reader.fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
     gguf_tensors(path, reader, exported)
@@ -171,7 +178,7 @@ def llama_cpp(path, tokenizer, exported, bound, texts, dialogues):
         sequences.append((prompt + answer, range(first, first + len(answer), max(1, len(answer) // 8))))
     same_log_probs(path, server, sequences, exported, bound)
     chat = server.ask("/v1/chat/completions", {"messages": dialogues[0][:-1], "max_tokens": 40, "temperature": 0})
-    print(f"{path}: answers: {chat['choices'][0]['message']['content']}")
+    check_answer(path, chat["choices"][0]["message"]["content"], part)
 
 
 def finish():
@@ -180,15 +187,22 @@ def finish():
 
 
 def main():
-    source, adapter, folder = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[6]
-    dialogues = [json.loads(line)["messages"] for line in open(sys.argv[3], encoding="utf-8")]
-    scores = [json.loads(line) for line in open(sys.argv[4], encoding="utf-8")]
-    texts = json.loads(pathlib.Path(sys.argv[5]).read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--answer")
+    for name in ("source", "adapter", "dialogues", "scores", "texts", "folder"):
+        parser.add_argument(name, type=pathlib.Path)
+    parser.add_argument("gguf", nargs="+")
+    arguments = parser.parse_args()
+    dialogues = [json.loads(line)["messages"] for line in open(arguments.dialogues, encoding="utf-8")]
+    scores = [json.loads(line) for line in open(arguments.scores, encoding="utf-8")]
+    texts = json.loads(arguments.texts.read_text(encoding="utf-8"))
     assert len(dialogues) == len(scores) > 0, (len(dialogues), len(scores))
-    tokenizer, exported = transformers_and_peft(source, adapter, folder, dialogues, scores)
-    for path in sys.argv[7:]:
+    tokenizer, exported = transformers_and_peft(
+        arguments.source, arguments.adapter, arguments.folder, dialogues, scores, arguments.answer
+    )
+    for path in arguments.gguf:
         # llama.cpp rounds activations to 8 bits as well where weights have 8, and to 16 where they have 16.
-        llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2, texts, dialogues)
+        llama_cpp(path, tokenizer, exported, 2e-1 if "q8_0" in path else 1e-2, texts, dialogues, arguments.answer)
     finish()
 
 

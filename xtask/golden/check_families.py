@@ -25,19 +25,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from check_export import LlamaCpp, check, finish, gguf_tensors, log_probs, same_log_probs
-from make_golden import LLAMA3_SCALING, SPECIAL, mixed_text, random_adapter, trained_byte_level, trained_sentence_piece
+from make_golden import (
+    LINEAR_SCALING, LLAMA3_SCALING, SPECIAL, mixed_text, random_adapter, trained_byte_level, trained_sentence_piece,
+)
 
 SHAPE = dict(vocab_size=800, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2)
-LINEAR = {"rope_type": "linear", "rope_theta": 20000.0, "factor": 2.5}
 FAMILIES = {
-    "llama2": (LlamaConfig(**SHAPE), "sentencepiece"),
-    "llama2-linear": (LlamaConfig(**SHAPE, rope_parameters=LINEAR, tie_word_embeddings=True), "smollm"),
+    "llama2": (LlamaConfig(**SHAPE | dict(num_key_value_heads=4)), "sentencepiece"),
+    "llama2-linear": (LlamaConfig(**SHAPE, rope_parameters=LINEAR_SCALING, tie_word_embeddings=True), "smollm"),
     "llama3": (LlamaConfig(**SHAPE, rope_parameters=LLAMA3_SCALING), "llama-bpe"),
     "llama-biases": (LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True), "gpt-2"),
     "mistral": (MistralConfig(**SHAPE, sliding_window=64), "sentencepiece"),
     "qwen2": (Qwen2Config(**SHAPE, tie_word_embeddings=True), "qwen2"),
-    "qwen2-untied-linear": (Qwen2Config(**SHAPE, rope_parameters=LINEAR, tie_word_embeddings=False), "qwen2"),
+    "qwen2-untied-linear": (Qwen2Config(**SHAPE, rope_parameters=LINEAR_SCALING, tie_word_embeddings=False), "qwen2"),
     "qwen3": (Qwen3Config(**SHAPE, head_dim=32, tie_word_embeddings=False), "qwen2"),
     "qwen3-tied": (Qwen3Config(**SHAPE, head_dim=16, tie_word_embeddings=True), "default"),
 }
@@ -68,7 +69,7 @@ def tokenizer_json(kind):
 
 
 def write_source(folder, config, kind):
-    """The model's folder and, under `adapter`, its adapter; returns peft's merge of both."""
+    """The model's folder and, under `adapter`, its adapter, whose place is returned."""
     torch.manual_seed(len(str(folder)))
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
@@ -86,11 +87,7 @@ def write_source(folder, config, kind):
                 "add_bos_token": kind in BEGINS}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    random_adapter(model, 4, folder)
-    with torch.no_grad():
-        for layer in model.modules():
-            for factor in [*getattr(layer, "lora_A", {}).values(), *getattr(layer, "lora_B", {}).values()]:
-                factor.weight.mul_(0.5)
+    random_adapter(model, 4, folder, rank_stabilised=folder.name == "llama2")
     return folder / "adapter"
 
 

@@ -1,5 +1,5 @@
-//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `stores`, `browser`, `clients`, `fuzz`, `avx512`
-//! and `cuda`.
+//! Automation of this repository: `cargo xtask test`, `ci`, `golden`, `exports`, `stores`, `browser`, `clients`, `fuzz`,
+//! `avx512` and `cuda`.
 //!
 //! Every command that is started is echoed to standard error, and the first one that fails ends the task with its own
 //! exit code.
@@ -8,6 +8,7 @@ mod avx512;
 mod clients;
 mod cuda;
 mod debian;
+mod exports;
 mod fuzz;
 mod golden;
 mod stores;
@@ -40,6 +41,8 @@ enum Task {
         #[arg(long)]
         model: Option<PathBuf>,
     },
+    /// Export models of every family and the embedded one, and let transformers, peft and llama.cpp read them.
+    Exports,
     /// Run the tests that need an object store against moto, an S3 server, in a virtual environment.
     Stores,
     /// The part of `test` that looks at pages: a report and the server's, in Chromium.
@@ -83,6 +86,7 @@ fn run(task: Task) -> Result<()> {
             let model = model.map_or_else(|| workspace.fetch_model(), |path| Ok(std::path::absolute(path)?))?;
             golden::make(&workspace, &model)
         }
+        Task::Exports => exports::test(&workspace),
         Task::Stores => stores::test(&workspace),
         Task::Browser => browse(&workspace),
         Task::Clients => clients::test(&workspace),

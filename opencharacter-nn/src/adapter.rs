@@ -11,6 +11,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use opencharacter_core::KeyedRandom;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     DecoderConfig, Gradients, LinearName, NnError, Parameter,
@@ -100,6 +101,27 @@ struct PeftConfig {
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+}
+
+/// The setting in PEFT's `config` that makes it another kind of adapter than is read here. With its factors alone it
+/// would be applied wrongly, often without a tensor that is too many or has another shape.
+fn unsupported(config: &Value) -> Option<String> {
+    const FLAGS: [&str; 5] = ["use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "alora_invocation_tokens"];
+    // What only draws the factors. Others (`pissa`, `olora`, `loftq`, ...) change the base model's weights too.
+    const INITIALISATIONS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+    let is_set = |setting: &Value| match setting {
+        Value::Null | Value::Bool(false) => false,
+        Value::Object(settings) => !settings.is_empty(),
+        _ => true,
+    };
+    let other = |name: &str, known: &[&str]| {
+        let value = config[name].as_str().filter(|value| !known.contains(value))?;
+        Some(format!("`{name}` is `{value}`"))
+    };
+    other("peft_type", &["LORA"])
+        .or_else(|| other("bias", &["none"]))
+        .or_else(|| other("init_lora_weights", &INITIALISATIONS))
+        .or_else(|| FLAGS.into_iter().find(|name| is_set(&config[name])).map(|name| format!("`{name}` is set")))
 }
 
 impl LoraAdapter {
@@ -226,11 +248,12 @@ impl LoraAdapter {
             path: config_path,
             reason,
         })?;
-        let peft: PeftConfig =
-            serde_json::from_str(&text).map_err(|error| mismatch(format!("`adapter_config.json`: {error}")))?;
-        if peft.peft_type != "LORA" || peft.use_dora || peft.bias != "none" {
-            return Err(mismatch("only LoRA without biases and without DoRA can be read".into()));
+        let malformed = |error: serde_json::Error| mismatch(format!("`adapter_config.json`: {error}"));
+        let config: Value = serde_json::from_str(&text).map_err(malformed)?;
+        if let Some(setting) = unsupported(&config) {
+            return Err(mismatch(format!("`adapter_config.json`: {setting}; only plain LoRA and rsLoRA can be read")));
         }
+        let peft: PeftConfig = serde_json::from_value(config).map_err(malformed)?;
         let targets: Vec<LinearName> = LinearName::ALL
             .into_iter()
             .filter(|name| peft.target_modules.iter().any(|target| target == name.as_str()))

@@ -15,7 +15,9 @@ use candle_core::{
         gguf_file::{Value, write},
     },
 };
-use opencharacter_nn::{Decoder, GgufFile, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder, Tokenizer};
+use opencharacter_nn::{
+    Decoder, DecoderConfig, GgufFile, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder, Tokenizer,
+};
 
 /// A GGUF of the given architecture with one tensor and, where asked for, what a tokenizer needs first.
 fn gguf(path: &Path, architecture: &str) {
@@ -221,15 +223,91 @@ fn missing_and_unexpected_tensors_are_named() {
     assert!(error.contains("RoPE scaling `yarn`") && error.contains("llama3"), "{error}");
 }
 
-#[test]
-fn an_adapter_of_another_model_names_the_first_mismatch() {
+/// An adapter of the small Llama in a folder of its own.
+fn small_adapter() -> (tempfile::TempDir, DecoderConfig) {
     let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_llama");
     let config = SafetensorsFolder::open(&small).unwrap().config().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let wider = opencharacter_nn::DecoderConfig { hidden_size: 64, ..config.clone() };
-    LoraAdapter::new(LoraConfig { rank: 4, ..LoraConfig::default() }, &wider, 0).save(folder.path(), "wider").unwrap();
-    let error = LoraAdapter::load(folder.path(), &config).unwrap_err();
-    assert!(matches!(error, NnError::Adapter { .. }));
-    let error = error.to_string();
-    assert!(error.contains("layers.0.self_attn.q_proj.lora_A") && error.contains("[4, 64]"), "{error}");
+    let lora = LoraConfig { rank: 4, ..LoraConfig::default() };
+    LoraAdapter::new(lora, &config, 0).save(folder.path(), "small").unwrap();
+    (folder, config)
+}
+
+fn adapter_refusal(folder: &Path, config: &DecoderConfig) -> String {
+    let error = LoraAdapter::load(folder, config).unwrap_err();
+    assert!(matches!(error, NnError::Adapter { .. }), "{error:?}");
+    error.to_string()
+}
+
+#[test]
+fn an_adapter_of_another_model_names_the_first_mismatch() {
+    let (folder, config) = small_adapter();
+    let narrower = DecoderConfig { hidden_size: 16, ..config.clone() };
+    assert_ne!(narrower.hidden_size, config.hidden_size);
+    let error = adapter_refusal(folder.path(), &narrower);
+    assert!(error.contains("layers.0.self_attn.q_proj.lora_A") && error.contains("expected [4, 16]"), "{error}");
+    let layers = config.num_hidden_layers;
+    let deeper = DecoderConfig { num_hidden_layers: layers + 1, ..config.clone() };
+    let error = adapter_refusal(folder.path(), &deeper);
+    assert!(error.contains(&format!("layers.{layers}.self_attn.q_proj.lora_A.weight` is missing")), "{error}");
+    let shallower = DecoderConfig { num_hidden_layers: layers - 1, ..config };
+    let error = adapter_refusal(folder.path(), &shallower);
+    assert!(error.contains(&format!("layers.{}.", layers - 1)) && error.contains("no layer of this model"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_is_not_plain_lora_is_refused_by_the_setting() {
+    let (folder, config) = small_adapter();
+    let path = folder.path().join("adapter_config.json");
+    let written: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let set = |name: &str, value: serde_json::Value| {
+        let mut json = written.clone();
+        json[name] = value;
+        fs::write(&path, json.to_string()).unwrap();
+    };
+    let refused = [
+        ("peft_type", "IA3".into()),
+        ("bias", "all".into()),
+        ("use_dora", true.into()),
+        ("fan_in_fan_out", true.into()),
+        ("rank_pattern", serde_json::json!({"q_proj": 8})),
+        ("alpha_pattern", serde_json::json!({"q_proj": 8})),
+        ("alora_invocation_tokens", serde_json::json!([5, 6])),
+        ("init_lora_weights", "pissa".into()),
+        ("r", 0.into()),
+        ("target_modules", serde_json::json!(["q_proj", "lm_head"])),
+    ];
+    for (name, value) in refused {
+        set(name, value);
+        let error = adapter_refusal(folder.path(), &config);
+        let named = match name {
+            "r" => "lora.rank",
+            "target_modules" => "lm_head",
+            name => name,
+        };
+        assert!(error.contains(named), "`{name}`: {error}");
+    }
+    // What PEFT writes for a plain adapter.
+    let plain = [
+        ("rank_pattern", serde_json::json!({})),
+        ("alpha_pattern", serde_json::Value::Null),
+        ("init_lora_weights", true.into()),
+        ("init_lora_weights", "gaussian".into()),
+    ];
+    for (name, value) in plain {
+        set(name, value);
+        LoraAdapter::load(folder.path(), &config).unwrap_or_else(|error| panic!("`{name}`: {error}"));
+    }
+}
+
+#[test]
+fn an_adapter_cut_short_is_refused() {
+    let (folder, config) = small_adapter();
+    let path = folder.path().join("adapter_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    for length in [0, 4, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&path, &bytes[..length]).unwrap();
+        let error = adapter_refusal(folder.path(), &config);
+        assert!(error.contains("`adapter_model.safetensors` cannot be read"), "{length} bytes: {error}");
+    }
 }

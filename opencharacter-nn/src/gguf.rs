@@ -12,12 +12,13 @@ use std::{
 
 use candle_core::{
     Device,
-    quantized::{GgmlDType, QTensor, gguf_file},
+    quantized::{QTensor, gguf_file},
 };
 
 use crate::{
-    BlockFormat, DecoderConfig, LinearName, NnError, NormName, Parameter,
+    DecoderConfig, LinearName, NnError, NormName, Parameter,
     architecture::{Architecture, Biases, Presence},
+    gguf_blocks,
     rope_scaling::RopeScaling,
     weights::{WeightData, WeightSource},
 };
@@ -222,20 +223,14 @@ impl GgufFile {
         widen(&tensor).map(Some).map_err(|error| self.unreadable(name, &error))
     }
 
-    /// A matrix, in its own blocks where those are multiplied as they are.
+    /// A matrix, in blocks where it is quantised.
     fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<WeightData, NnError> {
         let tensor = self.find(name, &shape)?.ok_or_else(|| self.malformed(format!("tensor `{name}` is missing")))?;
-        let format = match tensor.dtype() {
-            GgmlDType::Q4_0 => Some(BlockFormat::Q4_0),
-            GgmlDType::Q4_1 => Some(BlockFormat::Q4_1),
-            GgmlDType::Q8_0 => Some(BlockFormat::Q8_0),
-            _ => None,
-        };
-        let data = match format {
-            Some(format) => tensor.data().map(|bytes| WeightData::Blocks(format, bytes.into_owned())),
+        let data = || match gguf_blocks::blocks(&tensor)? {
+            Some((format, bytes)) => Ok(WeightData::Blocks(format, bytes)),
             None => widen(&tensor).map(WeightData::Floats),
         };
-        data.map_err(|error| self.unreadable(name, &error))
+        data().map_err(|error| self.unreadable(name, &error))
     }
 }
 

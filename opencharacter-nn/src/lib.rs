@@ -37,6 +37,7 @@ mod decoder;
 mod error;
 mod export;
 mod gguf;
+mod gguf_blocks;
 mod gradient;
 #[expect(unsafe_code, reason = "the matrix kernel is written with vector instructions")]
 mod matrix;

@@ -26,8 +26,9 @@ use std::{cell::RefCell, ops::Range};
 
 pub(crate) use activations::EightBitRows;
 use block_tile::{BlockTile, COLUMNS};
+pub(crate) use blocks::BLOCK;
 pub use blocks::BlockFormat;
-use blocks::{BLOCK, BlockPanels};
+use blocks::BlockPanels;
 use kernel::MAX_TILE_ROWS;
 pub(crate) use kernel::{InstructionSet, Layout, PANEL, PanelElement, Panels, Tile, instruction_set, tile_rows};
 pub(crate) use outer::{Target, add_outer_product};

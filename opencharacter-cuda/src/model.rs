@@ -123,21 +123,8 @@ impl DeviceModel {
                 self.config.vocab_size
             )));
         }
-        let mut workspace = match self.workspace.take() {
-            Some(workspace) if workspace.fits(batch.tokens.len(), keeps_tapes) => workspace,
-            old => {
-                let capacity = old.as_ref().map_or(0, |old| old.capacity).max(batch.tokens.len());
-                // Before the new one is allocated.
-                drop(old);
-                Workspace::new(&self.operations, &self.config, &self.weights, capacity, keeps_tapes)?
-            }
-        };
+        let workspace = self.take_workspace(batch.tokens.len(), keeps_tapes, options.lora_dropout > 0.0)?;
         let tiles = Tiles::new(&self.operations.0, &batch.cumulative_lengths)?;
-        if options.lora_dropout > 0.0 && workspace.dropped.is_none() {
-            let widest = self.weights.layouts.iter().map(|layout| layout.inputs).max().unwrap_or(0);
-            let length = workspace.capacity * widest;
-            workspace.dropped = Some(Buffer::zeros(&self.operations.0, Kind::Element, length, "activations")?);
-        }
         let batch = Batch { packed: batch, rows: &rows, targets: &targets, tiles };
         let pass = Pass { model: self, workspace: &workspace, batch: &batch, options };
         let losses = match weights {
@@ -146,6 +133,33 @@ impl DeviceModel {
         };
         self.workspace.replace(Some(workspace));
         losses
+    }
+
+    /// Allocates what passes over up to `tokens` tokens with these options hold, so that memory runs out before the first
+    /// step or never.
+    pub fn reserve(&self, tokens: usize, options: PassOptions) -> Result<(), DeviceError> {
+        let workspace = self.take_workspace(tokens, !options.recompute, options.lora_dropout > 0.0)?;
+        self.workspace.replace(Some(workspace));
+        Ok(())
+    }
+
+    /// The workspace, grown where it is too small.
+    fn take_workspace(&self, tokens: usize, keeps_tapes: bool, drops: bool) -> Result<Workspace, DeviceError> {
+        let mut workspace = match self.workspace.take() {
+            Some(workspace) if workspace.fits(tokens, keeps_tapes) => workspace,
+            old => {
+                let capacity = old.as_ref().map_or(0, |old| old.capacity).max(tokens);
+                // Before the new one is allocated.
+                drop(old);
+                Workspace::new(&self.operations, &self.config, &self.weights, capacity, keeps_tapes)?
+            }
+        };
+        if drops && workspace.dropped.is_none() {
+            let widest = self.weights.layouts.iter().map(|layout| layout.inputs).max().unwrap_or(0);
+            let length = workspace.capacity * widest;
+            workspace.dropped = Some(Buffer::zeros(&self.operations.0, Kind::Element, length, "activations")?);
+        }
+        Ok(workspace)
     }
 
     /// Sets all gradients to zero.

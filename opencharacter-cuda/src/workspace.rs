@@ -1,4 +1,4 @@
-//! Memory of a pass, allocated for the longest batch so far and kept.
+//! Memory of a pass, allocated for the longest batch that was foreseen or met so far, and kept.
 
 use std::rc::Rc;
 
@@ -62,7 +62,7 @@ pub(crate) struct Workspace {
     pub(crate) deltas: Buffer,
     pub(crate) inverses: Buffer,
     pub(crate) slices: Buffer,
-    /// An adapter's input with dropout, or the gradient of one; made when it is first needed.
+    /// An adapter's input with dropout, or the gradient of one; where there is dropout.
     pub(crate) dropped: Option<Buffer>,
     pub(crate) rotation: Buffer,
     pub(crate) positions: Buffer,

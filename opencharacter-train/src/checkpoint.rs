@@ -93,16 +93,18 @@ impl Checkpoints {
     }
 
     /// The newest undamaged checkpoint of `run`, if there is one: its folder and state. A damaged one is passed over
-    /// for the one before it.
-    pub(crate) fn latest(&self, run: &str) -> Result<Option<(PathBuf, State)>, TrainError> {
+    /// for the one before it, and `damaged` is told.
+    pub(crate) fn latest(&self, run: &str, damaged: impl Fn(&Path)) -> Result<Option<(PathBuf, State)>, TrainError> {
         for folder in self.list()?.into_iter().rev() {
-            let Some(state) = read_state(&folder) else { continue };
-            if state.run != run {
-                return Err(TrainError::OtherRun { path: self.folder.clone() });
+            if let Some(state) = read_state(&folder) {
+                if state.run != run {
+                    return Err(TrainError::OtherRun { path: self.folder.clone() });
+                }
+                if hash(&folder).is_ok_and(|hash| hash == state.hash) {
+                    return Ok(Some((folder, state)));
+                }
             }
-            if hash(&folder).is_ok_and(|hash| hash == state.hash) {
-                return Ok(Some((folder, state)));
-            }
+            damaged(&folder);
         }
         Ok(None)
     }

@@ -1,8 +1,36 @@
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use opencharacter_core::PromptError;
 use opencharacter_cuda::DeviceError;
 use opencharacter_nn::NnError;
+
+/// What must be a finite number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantity {
+    /// A step's loss.
+    Loss,
+    /// The norm of a step's gradient.
+    GradientNorm,
+    /// The loss on what is not trained, after the step; at step 0, before any.
+    HeldOutLoss,
+    /// A trained parameter after the step.
+    Parameter,
+}
+
+fn on_examples(ids: &str) -> String {
+    if ids.is_empty() { String::new() } else { format!(", on the examples {ids}") }
+}
+
+impl fmt::Display for Quantity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Loss => "the loss",
+            Self::GradientNorm => "the gradient's norm",
+            Self::HeldOutLoss => "the held-out loss",
+            Self::Parameter => "a trained parameter",
+        })
+    }
+}
 
 /// Why training could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +59,20 @@ pub enum TrainError {
         /// What it must be.
         reason: String,
     },
-    /// The loss is no number.
+    /// Training has left the numbers.
     #[error(
-        "the loss became {loss} at step {step}, on the examples {examples}; \
-         the last checkpoint is kept. Lower the learning rate and train into another folder"
+        "{quantity} became {value} at step {step}{}; no checkpoint of that is written, earlier ones are kept. Lower the \
+         learning rate and train into another folder",
+        on_examples(examples)
     )]
     NotFinite {
-        /// The loss or the gradient's norm.
-        loss: f64,
+        /// What is no number.
+        quantity: Quantity,
+        /// Infinite, or not a number.
+        value: f64,
         /// The step, from 1.
         step: usize,
-        /// Ids of the examples in the step.
+        /// Ids of the examples in the step; empty before the first one.
         examples: String,
     },
     /// A parameter would silently never be trained.

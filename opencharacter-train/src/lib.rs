@@ -25,7 +25,7 @@ mod task;
 mod trainer;
 
 pub use config::{Method, TrainConfig};
-pub use error::TrainError;
+pub use error::{Quantity, TrainError};
 pub use example::{Example, ExampleOptions, Examples, SkippedExample, build_examples};
 pub use masks::{MaskedPiece, Masks, masked_pieces, show_masks};
 pub use memory::MemoryEstimate;

@@ -10,7 +10,7 @@ use opencharacter_nn::{Destination, Export, LoraAdapter, WeightType, save_model_
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Job, Method, Pack, StepBatch, StepOutcome, Task, TrainError, Trainer,
+    Job, Method, Pack, Quantity, StepBatch, StepOutcome, Task, TrainError, Trainer,
     checkpoint::{Checkpoints, State},
     reference::References,
 };
@@ -51,6 +51,16 @@ pub enum TrainProgress<'a> {
         done: usize,
         /// Pairs in all.
         total: usize,
+    },
+    /// A checkpoint that is damaged is passed over: training resumes from the one before it, or from the beginning.
+    Damaged {
+        /// The checkpoint.
+        folder: &'a Path,
+    },
+    /// All memory that training takes on its device is taken.
+    Reserved {
+        /// Bytes of it.
+        bytes: usize,
     },
     /// A step was made.
     Step {
@@ -108,6 +118,9 @@ pub fn train(
         return Ok(Outcome::Done(done));
     }
     let mut trainer = Trainer::on(job.device, &job.model.decoder, job.start, job.config)?;
+    if let Some(bytes) = trainer.reserve(|| largest_batch(&job))? {
+        progress(TrainProgress::Reserved { bytes });
+    }
     let going = |done, total| {
         progress(TrainProgress::Reference { done, total });
         !stop.load(Ordering::Relaxed)
@@ -115,7 +128,7 @@ pub fn train(
     let references = References::complete(&job, &run, folder, |batch| trainer.log_ratios(batch), going)?;
     let Some(references) = references else { return Ok(Outcome::Interrupted { step: 0 }) };
     let checkpoints = Checkpoints::new(folder.join("checkpoints"));
-    let state = match checkpoints.latest(&run)? {
+    let state = match checkpoints.latest(&run, |folder| progress(TrainProgress::Damaged { folder }))? {
         Some((checkpoint, state)) => {
             trainer.restore(&checkpoint)?;
             Some(state)
@@ -123,6 +136,13 @@ pub fn train(
         None => None,
     };
     Session::open(job, folder, run, checkpoints, trainer, references, state.as_ref())?.run(stop, progress)
+}
+
+/// Tokens of the largest batch that will be passed.
+fn largest_batch(job: &Job<'_>) -> usize {
+    let trained = (0..job.config.epochs).map(|epoch| job.task.train().pack(job.config, epoch));
+    let batches = trained.chain([job.task.held_out().pack(job.config, 0)]).flatten();
+    batches.map(|(batch, _)| batch.tokens.len()).max().unwrap_or(0)
 }
 
 fn finished(folder: &Path, run: &str, method: Method) -> Option<Trained> {
@@ -169,25 +189,24 @@ impl<'a> Session<'a> {
         let steps_per_epoch = (0..job.config.epochs)
             .map(|epoch| data.pack(job.config, epoch).len().div_ceil(job.config.packs_per_step))
             .collect();
-        // Before any step, this is the loss of the model that training starts from.
-        let held_out_before = match state {
-            Some(state) => state.held_out_before,
-            None => trainer.held_out_loss(job.task.held_out(), &references)?,
-        };
-        let session = Self {
+        let mut session = Self {
             job,
             folder,
             run,
             checkpoints,
             trainer,
             references,
-            held_out_before,
+            held_out_before: state.and_then(|state| state.held_out_before),
             steps_per_epoch,
             step: state.map_or(0, |state| state.step),
             tokens: state.map_or(0, |state| state.tokens),
             seconds: state.map_or(0.0, |state| state.seconds),
         };
         session.rewind_metrics()?;
+        if state.is_none() {
+            // Before any step, this is the loss of the model that training starts from.
+            session.held_out_before = session.held_out_loss(&[])?;
+        }
         Ok(session)
     }
 
@@ -219,13 +238,13 @@ impl<'a> Session<'a> {
             let last = (first + self.job.config.packs_per_step).min(batches.len());
             let mut metrics = self.train_step(epoch, &batches[first..last], total)?;
             if self.is_measured(total) {
-                metrics.held_out_loss = self.held_out_loss()?;
+                metrics.held_out_loss = self.held_out_loss(&batches[first..last])?;
             }
             self.append_metrics(&metrics)?;
             progress(TrainProgress::Step { total, metrics: &metrics });
             let stopping = stop.load(Ordering::Relaxed) && self.step < total;
             if stopping || self.step.is_multiple_of(self.job.config.checkpoint_every) || self.step == total {
-                self.save_checkpoint()?;
+                self.save_checkpoint(&batches[first..last])?;
             }
             if stopping {
                 return Ok(Outcome::Interrupted { step: self.step });
@@ -234,8 +253,13 @@ impl<'a> Session<'a> {
         self.finish()
     }
 
-    fn held_out_loss(&self) -> Result<Option<f64>, TrainError> {
-        self.trainer.held_out_loss(self.job.task.held_out(), &self.references)
+    /// The held-out loss after a step on `batches`, which has to be a number.
+    fn held_out_loss(&self, batches: &[Pack]) -> Result<Option<f64>, TrainError> {
+        let loss = self.trainer.held_out_loss(self.job.task.held_out(), &self.references)?;
+        match loss.filter(|loss| !loss.is_finite()) {
+            Some(value) => Err(self.diverged(Quantity::HeldOutLoss, value, batches)),
+            None => Ok(loss),
+        }
     }
 
     fn is_measured(&self, total: usize) -> bool {
@@ -288,14 +312,26 @@ impl<'a> Session<'a> {
 
     /// The trainer knows batches, the run knows whose they are.
     fn name_examples(&self, error: TrainError, batches: &[Pack]) -> TrainError {
-        let TrainError::NotFinite { loss, step, .. } = error else { return error };
-        let places = batches.iter().flat_map(|(_, places)| places);
-        let data = self.job.task.train();
-        let ids: Vec<&str> = places.map(|&place| data.id(place)).collect();
-        TrainError::NotFinite { loss, step, examples: ids.join(", ") }
+        let TrainError::NotFinite { quantity, value, step, .. } = error else { return error };
+        TrainError::NotFinite { quantity, value, step, examples: self.ids(batches) }
     }
 
-    fn save_checkpoint(&mut self) -> Result<(), TrainError> {
+    /// Something is no number after the step on `batches`.
+    fn diverged(&self, quantity: Quantity, value: f64, batches: &[Pack]) -> TrainError {
+        TrainError::NotFinite { quantity, value, step: self.step, examples: self.ids(batches) }
+    }
+
+    fn ids(&self, batches: &[Pack]) -> String {
+        let data = self.job.task.train();
+        let ids: Vec<&str> = batches.iter().flat_map(|(_, places)| places).map(|&place| data.id(place)).collect();
+        ids.join(", ")
+    }
+
+    /// Writes a checkpoint after a step on `batches`, unless that step left what is no number.
+    fn save_checkpoint(&mut self, batches: &[Pack]) -> Result<(), TrainError> {
+        if let Some(value) = self.trainer.pull()? {
+            return Err(self.diverged(Quantity::Parameter, value.into(), batches));
+        }
         let state = State {
             step: self.step,
             tokens: self.tokens,
@@ -315,7 +351,7 @@ impl<'a> Session<'a> {
             seconds: self.seconds,
             parameters: self.trainer.parameter_count(),
             held_out_before: self.held_out_before,
-            held_out_after: self.held_out_loss()?,
+            held_out_after: self.held_out_loss(&[])?,
             run: self.run.clone(),
         };
         let path = self.folder.join("training.json");

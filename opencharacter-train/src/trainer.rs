@@ -8,7 +8,7 @@ use opencharacter_nn::{
 };
 
 use crate::{
-    Method, TrainConfig, TrainError,
+    Method, Quantity, TrainConfig, TrainError,
     checkpoint::{self, load_moments},
     device::{self, HostCopies},
     optimizer::{AdamW, squared_norms},
@@ -26,7 +26,7 @@ pub struct Trainer {
     /// Of the step in progress; kept from step to step for their memory. Empty where a device computes.
     gradients: Gradients,
     optimizer: AdamW,
-    /// Where passes and updates run, if not here. What is trained is then newer there until it is saved.
+    /// Where passes and updates run, if not here. What is trained is then newer there until it is pulled.
     device: Option<DeviceModel>,
     config: TrainConfig,
 }
@@ -171,12 +171,10 @@ impl Trainer {
         let loss = sum.loss * scale;
         let squares = self.squared_gradient_norms()?;
         let gradient_norm = squares.iter().map(|(_, square)| square).sum::<f64>().sqrt() * scale;
-        if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(TrainError::NotFinite {
-                loss: if loss.is_finite() { gradient_norm } else { loss },
-                step,
-                examples: String::new(),
-            });
+        for (quantity, value) in [(Quantity::Loss, loss), (Quantity::GradientNorm, gradient_norm)] {
+            if !value.is_finite() {
+                return Err(TrainError::NotFinite { quantity, value, step, examples: String::new() });
+            }
         }
         if step == 1 {
             check_gradients(&squares)?;
@@ -237,16 +235,29 @@ impl Trainer {
         self.adapter.as_ref().filter(|_| self.device.is_none()).map(LoraAdapter::pack)
     }
 
+    /// Options of a training pass, but for its key.
+    fn pass_options(&self) -> PassOptions {
+        PassOptions {
+            recompute: self.config.recompute,
+            neftune_alpha: self.config.neftune_alpha,
+            lora_dropout: if self.adapter.is_some() { self.config.lora.dropout } else { 0.0 },
+            key: 0,
+        }
+    }
+
+    /// Takes the device's memory for batches of up to `tokens()` tokens. The result is how many bytes of it are held then;
+    /// nothing where this machine trains, which takes memory as it goes.
+    pub(crate) fn reserve(&self, tokens: impl FnOnce() -> usize) -> Result<Option<usize>, TrainError> {
+        let Some(device) = &self.device else { return Ok(None) };
+        device.reserve(tokens(), self.pass_options())?;
+        Ok(Some(device.device().peak_bytes()))
+    }
+
     /// Adds one batch's gradients.
     fn add_gradients(&mut self, batch: StepBatch<'_>, step: usize, index: usize) -> Result<LossSum, TrainError> {
         let key = ["batch", &step.to_string(), &index.to_string()].map(str::to_owned);
         let key = KeyedRandom::new(self.config.seed, &key.each_ref().map(String::as_str)).next_u64();
-        let options = PassOptions {
-            recompute: self.config.recompute,
-            neftune_alpha: self.config.neftune_alpha,
-            lora_dropout: if self.adapter.is_some() { self.config.lora.dropout } else { 0.0 },
-            key,
-        };
+        let options = PassOptions { key, ..self.pass_options() };
         let beta = self.config.preference_beta;
         match batch {
             StepBatch::Dialogues(batch) => {
@@ -286,13 +297,13 @@ impl Trainer {
         Ok(log_ratios(batch, &self.token_losses(batch, adapter)?))
     }
 
-    /// The adapter, where one is trained; under a device, as it was when it was last saved.
+    /// The adapter, where one is trained; under a device, as it was when it was last pulled.
     pub fn adapter(&self) -> Option<&LoraAdapter> {
         self.adapter.as_ref()
     }
 
     /// The weights: the base model's under an adapter, the trained ones without; under a device, as they were when
-    /// they were last saved.
+    /// they were last pulled.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -306,12 +317,22 @@ impl Trainer {
         }
     }
 
-    /// Writes parameters and moments under `folder`.
-    pub(crate) fn save(&mut self, folder: &Path, base_model: &str) -> Result<(), TrainError> {
+    /// Copies what is trained from the device, where there is one. The result is the first value that is no number.
+    pub(crate) fn pull(&mut self) -> Result<Option<f32>, TrainError> {
         let Self { decoder, adapter, optimizer, device, .. } = self;
         if let Some(device) = device {
             HostCopies { decoder, adapter: adapter.as_mut(), optimizer }.pull(device)?;
         }
+        let parameters = match adapter {
+            Some(adapter) => adapter.parameters_mut(),
+            None => weights_mut(decoder)?,
+        };
+        let mut values = parameters.iter().flat_map(|(_, values)| values.iter());
+        Ok(values.find(|value| !value.is_finite()).copied())
+    }
+
+    /// Writes parameters and moments, as they were last pulled, under `folder`.
+    pub(crate) fn save(&mut self, folder: &Path, base_model: &str) -> Result<(), TrainError> {
         match &self.adapter {
             Some(adapter) => adapter.save(folder, base_model)?,
             None => checkpoint::save_weights(folder, &weights_mut(&mut self.decoder)?)?,
@@ -349,4 +370,23 @@ pub(crate) fn weights_mut(decoder: &mut Decoder) -> Result<Vec<(Parameter, &mut 
     decoder
         .parameters_mut()
         .ok_or_else(|| TrainError::Tensor(candle_core::Error::Msg("the weights to train are not thawed".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use opencharacter_nn::LinearName;
+
+    use super::*;
+
+    #[test]
+    fn a_parameter_without_a_gradient_is_named() {
+        let of = |parameter: Parameter, square: f64| (parameter, square);
+        let a = Parameter::LoraA(3, LinearName::UpProj);
+        let b = Parameter::LoraB(3, LinearName::UpProj);
+        assert!(check_gradients(&[of(a, 0.0), of(b, 1e-30)]).is_ok());
+        for parameter in [b, Parameter::Weight(1, LinearName::KProj), Parameter::FinalNorm] {
+            let error = check_gradients(&[of(a, 1.0), of(parameter, 0.0)]).unwrap_err();
+            assert!(error.to_string().contains(&format!("no gradient reaches `{}`", parameter.name())), "{error}");
+        }
+    }
 }

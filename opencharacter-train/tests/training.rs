@@ -7,8 +7,8 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::{
-        LazyLock,
-        atomic::{AtomicBool, Ordering},
+        LazyLock, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -16,9 +16,9 @@ use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, PreferencePa
 use opencharacter_cuda::{Device, Emulated, Precision};
 use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraAdapter, LoraConfig, Model, SafetensorsFolder, Tokenizer};
 use opencharacter_train::{
-    Example, ExampleOptions, Job, Method, Outcome, PreferenceExample, ProfileDropout, StepBatch, StepMetrics, Task,
-    TrainConfig, TrainError, TrainProgress, Trained, Trainer, build_examples, build_preferences, pack, show_masks,
-    train,
+    Example, ExampleOptions, Job, Method, Outcome, PreferenceExample, ProfileDropout, Quantity, StepBatch, StepMetrics,
+    Task, TrainConfig, TrainError, TrainProgress, Trained, Trainer, build_examples, build_preferences, pack,
+    show_masks, train,
 };
 
 /// The small Llama's weights with the embedded model's tokenizer: training itself needs no text.
@@ -79,18 +79,27 @@ fn run_on(
     config: &TrainConfig,
     stop_at: Option<usize>,
 ) -> Result<Outcome, TrainError> {
+    run_seen(place.device().as_ref(), count, folder, config, stop_at, &|_| ())
+}
+
+/// A run that tells `see` how it goes.
+fn run_seen(
+    device: Option<&Rc<dyn Device>>,
+    count: usize,
+    folder: &Path,
+    config: &TrainConfig,
+    stop_at: Option<usize>,
+    see: &(dyn Fn(TrainProgress<'_>) + Sync),
+) -> Result<Outcome, TrainError> {
     let stop = AtomicBool::new(false);
     let progress = |progress: TrainProgress<'_>| {
+        see(progress);
         if matches!(progress, TrainProgress::Step { metrics, .. } if Some(metrics.step) == stop_at) {
             stop.store(true, Ordering::Relaxed);
         }
     };
     let task = Task::Dialogues { train: &examples(count, 1), held_out: &examples(count.div_ceil(4), 2) };
-    let device: Option<Rc<dyn Device>> = match place {
-        Place::Here => None,
-        Place::Device => Some(Rc::new(Emulated::new(Precision::F32, false))),
-    };
-    train(Job { model: &MODEL, start: None, task, config, device: device.as_ref() }, folder, &stop, &progress)
+    train(Job { model: &MODEL, start: None, task, config, device }, folder, &stop, &progress)
 }
 
 /// What trains.
@@ -99,6 +108,15 @@ enum Place {
     Here,
     /// The emulation of a GPU.
     Device,
+}
+
+impl Place {
+    fn device(self) -> Option<Rc<dyn Device>> {
+        match self {
+            Self::Here => None,
+            Self::Device => Some(Rc::new(Emulated::new(Precision::F32, false))),
+        }
+    }
 }
 
 fn done(outcome: Outcome) -> Trained {
@@ -132,35 +150,58 @@ fn the_loss_falls_and_a_second_call_returns_at_once() {
 
 #[test]
 fn resumed_equals_uninterrupted_bit_for_bit() {
+    // With draws in every step: of noise on the embeddings, and of dropout.
+    let lora = LoraConfig { dropout: 0.1, ..config().lora };
+    let config = TrainConfig { neftune_alpha: 5.0, lora, ..config() };
     let whole = tempfile::tempdir().unwrap();
-    let trained = done(run(whole.path(), &config(), None).unwrap());
+    let trained = done(run(whole.path(), &config, None).unwrap());
     assert!(trained.steps > 12, "{} steps are too few to be interrupted thrice", trained.steps);
     let broken = tempfile::tempdir().unwrap();
     for stop in [3, 7, 11] {
-        assert_eq!(run(broken.path(), &config(), Some(stop)).unwrap(), Outcome::Interrupted { step: stop });
+        assert_eq!(run(broken.path(), &config, Some(stop)).unwrap(), Outcome::Interrupted { step: stop });
     }
     // A kill between checkpoints: the steps after the last one are done again, and their metrics lines replaced.
     let late = StepMetrics { step: 12, ..metrics(broken.path())[0].clone() };
     let path = broken.path().join("metrics.jsonl");
     let text = fs::read_to_string(&path).unwrap() + &serde_json::to_string(&late).unwrap() + "\n{\"step\": 1";
     fs::write(&path, text).unwrap();
-    let resumed = done(run(broken.path(), &config(), None).unwrap());
+    let resumed = done(run(broken.path(), &config, None).unwrap());
     assert_eq!(resumed.held_out_after, trained.held_out_after);
     assert_eq!(adapter(broken.path()), adapter(whole.path()));
     assert_eq!(metrics(broken.path()), metrics(whole.path()));
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over() {
+fn damaged_checkpoints_are_named_and_passed_over() {
     let whole = tempfile::tempdir().unwrap();
     done(run(whole.path(), &config(), None).unwrap());
-    let broken = tempfile::tempdir().unwrap();
-    run(broken.path(), &config(), Some(9)).unwrap();
-    let newest = broken.path().join("checkpoints/step-0000009/optimizer.safetensors");
-    let bytes = fs::read(&newest).unwrap();
-    fs::write(&newest, &bytes[..bytes.len() / 2]).unwrap();
-    done(run(broken.path(), &config(), None).unwrap());
-    assert_eq!(adapter(broken.path()), adapter(whole.path()));
+    let cut = |path: PathBuf| {
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    // One of the two, and both: then training begins anew.
+    for damaged in [&["step-0000009"][..], &["step-0000009", "step-0000008"]] {
+        let broken = tempfile::tempdir().unwrap();
+        run(broken.path(), &config(), Some(9)).unwrap();
+        let checkpoints = broken.path().join("checkpoints");
+        cut(checkpoints.join("step-0000009/optimizer.safetensors"));
+        if damaged.len() == 2 {
+            cut(checkpoints.join("step-0000008/state.json"));
+        }
+        let (named, first) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
+        let see = |progress: TrainProgress<'_>| match progress {
+            TrainProgress::Damaged { folder } => named.lock().unwrap().push(folder.to_path_buf()),
+            TrainProgress::Step { metrics, .. } => {
+                let _ = first.compare_exchange(0, metrics.step, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            _ => (),
+        };
+        done(run_seen(None, 30, broken.path(), &config(), None, &see).unwrap());
+        let expected: Vec<PathBuf> = damaged.iter().map(|name| checkpoints.join(name)).collect();
+        assert_eq!(named.into_inner().unwrap(), expected);
+        assert_eq!(first.into_inner(), if damaged.len() == 1 { 9 } else { 1 });
+        assert_eq!(adapter(broken.path()), adapter(whole.path()));
+    }
 }
 
 #[test]
@@ -188,12 +229,62 @@ fn splitting_a_step_into_batches_changes_nothing_but_rounding() {
     assert!((one[0].gradient_norm - many[0].gradient_norm).abs() < 1e-4 * one[0].gradient_norm);
 }
 
+/// Ids of the examples of a step, from 1.
+fn ids_of_step(config: &TrainConfig, step: usize) -> String {
+    let packs = pack(&examples(30, 1), config.pack_tokens, config.seed, 0);
+    let (first, count) = ((step - 1) * config.packs_per_step, config.packs_per_step);
+    let places = packs[first..first + count].iter().flat_map(|(_, places)| places);
+    places.map(|place| format!("1-{place}")).collect::<Vec<_>>().join(", ")
+}
+
 #[test]
-fn a_loss_that_is_no_number_stops_the_run_and_names_its_examples() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig { learning_rate: 1e30, max_gradient_norm: 1e30, warmup: 0.0, ..config() };
-    let error = run(folder.path(), &config, None).unwrap_err();
-    assert!(matches!(&error, TrainError::NotFinite { examples, .. } if examples.contains("1-")), "{error}");
+fn what_is_no_number_stops_the_run_names_its_examples_and_is_never_saved() {
+    // What becomes no number first, at which step, and which checkpoint is there then.
+    let cases = [
+        (1e18, 0, Quantity::Loss, 2, Some("step-0000001")),
+        (1e18, 1, Quantity::HeldOutLoss, 1, None),
+        (1e39, 0, Quantity::Parameter, 1, None),
+    ];
+    for (learning_rate, held_out_every, expected, at, kept) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig { learning_rate, held_out_every, checkpoint_every: 1, warmup: 0.0, ..config() };
+        let error = run(folder.path(), &config, None).unwrap_err();
+        let TrainError::NotFinite { quantity, value, step, examples } = &error else { panic!("{error}") };
+        assert_eq!((*quantity, *step), (expected, at), "{error}");
+        assert!(!value.is_finite());
+        assert_eq!(*examples, ids_of_step(&config, at));
+        assert!(error.to_string().contains(&format!("at step {at}, on the examples 1-")), "{error}");
+        let checkpoints = folder.path().join("checkpoints");
+        let found: Vec<String> = fs::read_dir(&checkpoints).map_or_else(
+            |_| Vec::new(),
+            |entries| entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect(),
+        );
+        assert_eq!(found, Vec::from_iter(kept.map(str::to_owned)));
+        if let Some(name) = kept {
+            let adapter = LoraAdapter::load(&checkpoints.join(name), MODEL.decoder.config()).unwrap();
+            assert!(adapter.parameters().all(|(_, values)| values.iter().all(|value| value.is_finite())));
+        }
+    }
+}
+
+#[test]
+fn what_trains_nothing_is_refused_or_counts_for_nothing() {
+    let trainer = || Trainer::new(&MODEL, None, &config()).unwrap();
+    let untrained: Vec<Example> = examples(4, 1)
+        .into_iter()
+        .map(|example| Example { trained: vec![false; example.tokens.len()], ..example })
+        .collect();
+    let (nothing, _) = pack(&untrained, 10_000, 0, 0).remove(0);
+    let (batch, _) = pack(&examples(4, 3), 10_000, 0, 0).remove(0);
+    let error = trainer().step(&[StepBatch::Dialogues(&nothing)], 1e-3, 1).unwrap_err();
+    assert!(error.to_string().contains("step 1 holds no trained token"), "{error}");
+    let alone = trainer().step(&[StepBatch::Dialogues(&batch)], 1e-3, 1).unwrap();
+    for place in [0, 1] {
+        let mut batches = vec![StepBatch::Dialogues(&batch)];
+        batches.insert(place, StepBatch::Dialogues(&nothing));
+        let both = trainer().step(&batches, 1e-3, 1).unwrap();
+        assert_eq!((both.loss, both.gradient_norm), (alone.loss, alone.gradient_norm));
+    }
 }
 
 /// Losses of `steps` steps on one batch, every weight trained.
@@ -363,14 +454,28 @@ fn pairs(count: usize, seed: u64) -> Vec<PreferenceExample> {
 }
 
 fn prefer(folder: &Path, start: Option<&LoraAdapter>, stop_at: Option<usize>) -> Result<Outcome, TrainError> {
-    let stop = AtomicBool::new(stop_at == Some(0));
+    prefer_counting(folder, start, stop_at).map(|(outcome, _)| outcome)
+}
+
+/// Also how many batches the reference was computed of.
+fn prefer_counting(
+    folder: &Path,
+    start: Option<&LoraAdapter>,
+    stop_at: Option<usize>,
+) -> Result<(Outcome, usize), TrainError> {
+    let (stop, references) = (AtomicBool::new(stop_at == Some(0)), AtomicUsize::new(0));
     let progress = |progress: TrainProgress<'_>| {
+        if matches!(progress, TrainProgress::Reference { .. }) {
+            references.fetch_add(1, Ordering::Relaxed);
+        }
         if matches!(progress, TrainProgress::Step { metrics, .. } if Some(metrics.step) == stop_at) {
             stop.store(true, Ordering::Relaxed);
         }
     };
     let task = Task::Preferences { train: &pairs(30, 1), held_out: &pairs(8, 2) };
-    train(Job { model: &MODEL, start, task, config: &config(), device: None }, folder, &stop, &progress)
+    let job = Job { model: &MODEL, start, task, config: &config(), device: None };
+    let outcome = train(job, folder, &stop, &progress)?;
+    Ok((outcome, references.into_inner()))
 }
 
 #[test]
@@ -397,12 +502,19 @@ fn preference_training_resumes_bit_for_bit_with_the_reference_of_its_start() {
     done(prefer(whole.path(), None, None).unwrap());
     let broken = tempfile::tempdir().unwrap();
     assert_eq!(prefer(broken.path(), None, Some(0)).unwrap(), Outcome::Interrupted { step: 0 });
-    assert_eq!(prefer(broken.path(), None, Some(5)).unwrap(), Outcome::Interrupted { step: 5 });
-    // A kill while the reference was written: its last line is torn and is computed again, not by the model of step 5.
+    let (outcome, references) = prefer_counting(broken.path(), None, Some(5)).unwrap();
+    assert_eq!(outcome, Outcome::Interrupted { step: 5 });
+    assert!(references > 3, "{references} batches");
+    // What is known of the reference is not computed again.
+    let (outcome, references) = prefer_counting(broken.path(), None, Some(7)).unwrap();
+    assert_eq!((outcome, references), (Outcome::Interrupted { step: 7 }, 0));
+    // A kill while the reference was written: its last line is torn and is computed again, not by the model of step 7.
     let path = broken.path().join("reference.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, &text[..text.len() - 9]).unwrap();
-    done(prefer(broken.path(), None, None).unwrap());
+    let (outcome, references) = prefer_counting(broken.path(), None, None).unwrap();
+    done(outcome);
+    assert_eq!(references, 1);
     let sorted = |folder: &Path| {
         let text = fs::read_to_string(folder.join("reference.jsonl")).unwrap();
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -451,14 +563,23 @@ fn pairs_train_what_differs_and_name_what_is_left_out() {
 /// Examples that the emulation trains on: it is slow.
 const SMALL: usize = 9;
 
-// LoRA alone: full fine-tuning ends in an export, and the fixture has no tokenizer to export.
 #[test]
 fn a_device_trains_what_this_machine_trains() {
     // Steps small enough that rounding does not grow into another path.
     let config = TrainConfig { epochs: 1, packs_per_step: 1, learning_rate: 1e-3, weight_decay: 0.01, ..config() };
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let expected = done(run_on(Place::Here, SMALL, here.path(), &config, None).unwrap());
-    let found = done(run_on(Place::Device, SMALL, there.path(), &config, None).unwrap());
+    let device = Place::Device.device().unwrap();
+    let reserved = AtomicUsize::new(0);
+    let see = |progress: TrainProgress<'_>| {
+        if let TrainProgress::Reserved { bytes } = progress {
+            reserved.store(bytes, Ordering::Relaxed);
+        }
+    };
+    let found = done(run_seen(Some(&device), SMALL, there.path(), &config, None, &see).unwrap());
+    // But for the few integers that say where a batch's sequences lie, all memory was taken before the first step.
+    let later = device.peak_bytes() - reserved.into_inner();
+    assert!(later < device.peak_bytes() / 100, "{later} of {} bytes", device.peak_bytes());
     assert_eq!(found.parameters, expected.parameters);
     for (found, expected) in metrics(there.path()).iter().zip(metrics(here.path())) {
         let step = expected.step;
@@ -468,6 +589,39 @@ fn a_device_trains_what_this_machine_trains() {
     }
     let (found, expected) = (found.held_out_after.unwrap(), expected.held_out_after.unwrap());
     assert!((found - expected).abs() < 1e-4 * expected, "{found} against {expected}");
+}
+
+#[test]
+fn every_weight_trained_on_a_device_resumes_bit_for_bit_and_goes_on_elsewhere() {
+    // Stopped before the end, as in `full_training_resumes_from_its_own_checkpoint`.
+    let config = TrainConfig {
+        method: Method::Full,
+        packs_per_step: 1,
+        learning_rate: 1e-3,
+        checkpoint_every: 1,
+        held_out_every: 0,
+        ..config()
+    };
+    let [here, whole, broken, moved] = [(); 4].map(|()| tempfile::tempdir().unwrap());
+    run_on(Place::Here, SMALL, here.path(), &config, Some(2)).unwrap();
+    run_on(Place::Device, SMALL, whole.path(), &config, Some(2)).unwrap();
+    for (folder, place) in [(&broken, Place::Device), (&moved, Place::Here)] {
+        run_on(Place::Device, SMALL, folder.path(), &config, Some(1)).unwrap();
+        run_on(place, SMALL, folder.path(), &config, Some(2)).unwrap();
+    }
+    let file = |folder: &Path, name: &str| fs::read(folder.join("checkpoints/step-0000002").join(name)).unwrap();
+    for name in ["weights.safetensors", "optimizer.safetensors"] {
+        assert!(file(whole.path(), name) == file(broken.path(), name), "{name} after two steps differs");
+    }
+    let expected = metrics(here.path());
+    for folder in [&whole, &moved] {
+        let found = metrics(folder.path());
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            let (found, expected) = (found.loss, expected.loss);
+            assert!((found - expected).abs() < 1e-4 * expected, "{found} against {expected}");
+        }
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! the library crates.
 
 mod allocator;
+mod available_memory;
 mod bench;
 mod bench_synth;
 mod benchmarks;

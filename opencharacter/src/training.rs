@@ -13,6 +13,7 @@ use opencharacter_train::{
 use serde_json::json;
 
 use crate::{
+    available_memory::available_bytes,
     cli::TrainArguments,
     failure::{Interrupted, Usage},
     inputs::{self, Input},
@@ -203,6 +204,10 @@ pub fn train(job: Job<'_>, out: &Path, interrupt: &Interrupt) -> Result<Trained>
     let stage = Stage::new("training", "steps");
     let progress = |progress: TrainProgress<'_>| match progress {
         TrainProgress::Reference { done, total } => stage.set(done, total, "reference, pairs"),
+        TrainProgress::Damaged { folder } => {
+            eprintln!("warning: the checkpoint `{}` is damaged and passed over", folder.display());
+        }
+        TrainProgress::Reserved { bytes } => eprintln!("its memory is taken: {:.1} GiB of the GPU's", gibibytes(bytes)),
         TrainProgress::Step { total, metrics } => {
             let held_out = metrics.held_out_loss.map_or(String::new(), |loss| format!(", held out {loss:.3}"));
             stage.set(metrics.step, total, format!("loss {:.3}{held_out}", metrics.loss));
@@ -249,7 +254,7 @@ fn announce(job: &Job<'_>) {
     };
     eprintln!("training on {count} {kind}, {tokens} tokens of which {trained} are trained");
     if let Some(device) = job.device {
-        // The estimate below is of this machine's memory.
+        // The estimate below is of this machine's memory; a device's is taken before the first step.
         eprintln!("training runs on {}", device.name());
         return;
     }
@@ -265,7 +270,6 @@ fn announce(job: &Job<'_>) {
     };
     let lora = job.start.map_or(&job.config.lora, LoraAdapter::config);
     let estimate = MemoryEstimate::new(&job.model.decoder, job.config, lora, batch, longest_part);
-    let gibibytes = |bytes: usize| bytes as f64 / f64::from(1 << 30);
     let available = available_bytes();
     eprintln!(
         "expected memory: {:.1} GiB (weights {:.1}, trained {:.1}, activations {:.1}, head {:.1}){}",
@@ -274,9 +278,11 @@ fn announce(job: &Job<'_>) {
         gibibytes(estimate.trained),
         gibibytes(estimate.activations),
         gibibytes(estimate.head),
-        available.map_or_else(String::new, |bytes| format!("; {:.1} GiB are available", gibibytes(bytes)))
+        available
+            .map_or_else(String::new, |bytes| format!("; beside the weights {:.1} are available", gibibytes(bytes)))
     );
-    if available.is_some_and(|available| estimate.total() > available) {
+    // The weights are there already.
+    if available.is_some_and(|available| estimate.total() - estimate.weights > available) {
         eprintln!(
             "warning: that is more than there is; the system may end this run in the middle. \
              Use `--recompute`, a smaller `--pack-tokens` (now {}) or a smaller model",
@@ -285,13 +291,10 @@ fn announce(job: &Job<'_>) {
     }
 }
 
-fn sum<T>(items: &[T], of: impl Fn(&T) -> usize) -> usize {
-    items.iter().map(of).sum()
+fn gibibytes(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
-/// Memory that the system can give without swapping; nothing where it does not say (other systems than Linux).
-fn available_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<usize>().ok().map(|kibibytes| kibibytes * 1024)
+fn sum<T>(items: &[T], of: impl Fn(&T) -> usize) -> usize {
+    items.iter().map(of).sum()
 }

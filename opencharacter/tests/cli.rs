@@ -152,6 +152,24 @@ fn complete_and_score_agree_with_each_other() {
     assert!(lines[0]["tokens"].as_u64().unwrap() > 5 && lines[0]["id"].is_string());
 }
 
+#[test]
+fn expected_memory_is_what_training_takes() {
+    // The last sequence is longer than the parts in which a batch passes where every weight is trained.
+    let cases = [
+        "--method lora --sequences 2 --tokens 256",
+        "--method lora --sequences 1 --tokens 600 --recompute",
+        "--method full --sequences 1 --tokens 600",
+    ];
+    for case in cases {
+        let output =
+            program().args(["bench", "train", "--steps", "1", "--json"]).args(case.split(' ')).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+        let bytes = |name: &str| report[name].as_f64().unwrap();
+        let ratio = bytes("expected_resident_bytes") / bytes("peak_resident_bytes");
+        assert!((0.75..1.25).contains(&ratio), "{case}: {ratio} of {report}");
+    }
+}
+
 const SMALL_RECIPE: &str = r#"
 seed = 4
 personas = { path = "PERSONAS", limit = 7 }
@@ -198,6 +216,7 @@ fn a_run_killed_again_and_again_ends_as_one_that_was_not() {
     let whole = folder.path().join("whole");
     let output = program().arg("run").arg(&recipe).arg("--out").arg(&whole).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stderr(&output).contains("expected memory: "), "{}", stderr(&output));
 
     let broken = folder.path().join("broken");
     for seconds in [2, 4, 6, 8, 10] {

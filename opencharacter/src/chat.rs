@@ -198,6 +198,12 @@ impl Conversation {
         };
         let cut = completion.as_ref().is_none_or(|completion| completion.finish == FinishReason::Length);
         output::line(if cut { " ..." } else { "" })?;
+        if !forgotten.is_empty() {
+            let count = forgotten.len() / 2;
+            eprintln!(
+                "(the conversation is too long: the oldest {count} of your questions and its answers are forgotten)"
+            );
+        }
         let text = completion.map_or_else(|| said.lock().map(|said| said.clone()).unwrap_or_default(), |c| c.text);
         self.turns.push(Message::assistant(text));
         Ok(())

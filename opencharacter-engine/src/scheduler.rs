@@ -333,3 +333,67 @@ fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
         Next::Continue
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::PathBuf;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::sequence::Scoring;
+
+    fn embedded_model() -> Model {
+        let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
+            |_| {
+                let home = std::env::var("HOME").unwrap_or_default();
+                PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+            },
+            PathBuf::from,
+        );
+        Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"))
+    }
+
+    #[test]
+    fn no_more_blocks_are_held_than_there_are() {
+        let model = Arc::new(embedded_model());
+        let block = CacheBlock::bytes(model.decoder.config(), cache_format(&model.decoder));
+        // Five blocks; each sequence needs three, so that two never run together, and what the first ones leave to be
+        // shared has to go in part.
+        let options = EngineOptions { cache_bytes: 5 * block, step_tokens: 7, ..EngineOptions::default() };
+        let mut scheduler = Scheduler::new(model, options);
+        let tokens_of = |first: u32| (0..3 * BLOCK_TOKENS as u32).map(|place| (first + place) % 64).collect::<Vec<_>>();
+        let mut replies = Vec::new();
+        for first in 0..4 {
+            let (reply, receiver) = oneshot::channel();
+            let tokens = tokens_of(first);
+            let scored = vec![true; tokens.len()];
+            scheduler.submit(Sequence {
+                reserved_tokens: tokens.len(),
+                tokens,
+                cache: SequenceCache::with_prefix(Vec::new()),
+                cached_tokens: 0,
+                adapter: None,
+                work: Work::Score(Scoring { scored, log_prob: 0.0, count: 0, reply }),
+            });
+            replies.push(receiver);
+        }
+        let (mut steps, mut most_waiting) = (0, 0);
+        while !scheduler.is_idle() {
+            scheduler.step();
+            steps += 1;
+            assert!(scheduler.running.len() <= 1, "two sequences of three blocks do not fit into five");
+            most_waiting = most_waiting.max(scheduler.waiting.len());
+            let held: usize =
+                scheduler.running.iter().map(|sequence| sequence.reserved_tokens.div_ceil(BLOCK_TOKENS)).sum();
+            assert!(held + scheduler.prefixes.len() <= 5, "{held} and {} blocks", scheduler.prefixes.len());
+            assert!(steps < 100, "nothing ends");
+        }
+        assert_eq!(most_waiting, 3, "the others wait");
+        for mut reply in replies {
+            assert_eq!(reply.try_recv().unwrap().unwrap().tokens, 3 * BLOCK_TOKENS - 1);
+        }
+    }
+}

@@ -221,6 +221,13 @@ impl Decoder {
         self.frequencies.as_slice()
     }
 
+    /// A decoder whose weights and shape are these, and whose logits are not.
+    #[cfg(test)]
+    pub(crate) fn rotated_otherwise(&self) -> Self {
+        let DecoderConfig { head_dim, rope_theta, rope_factors, .. } = &self.config;
+        Self { frequencies: RotaryFrequencies::new(*head_dim, 2.0 * rope_theta, rope_factors), ..self.clone() }
+    }
+
     /// Cosines and sines of a batch's positions, for all its blocks.
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         self.frequencies.rotation(positions)

@@ -214,3 +214,86 @@ fn head(
     }
     Ok((loss.per_row, ops::from_floats(all, &[tokens, width])?))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use super::*;
+    use crate::{SafetensorsFolder, team::Team};
+
+    fn small() -> (Decoder, LoraAdapter) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_qwen3");
+        let mut folder = SafetensorsFolder::open(&path).unwrap();
+        let config = folder.config().unwrap();
+        let adapter = LoraAdapter::load(&path.join("adapter"), &config).unwrap();
+        (Decoder::load(config, &mut folder).unwrap(), adapter)
+    }
+
+    fn batch() -> PackedBatch {
+        let mut batch = PackedBatch::new();
+        for length in [70, 9, 33] {
+            let tokens: Vec<u32> = (0..length).map(|place| (place * 37 + length) % 64).collect();
+            batch.push(&tokens, &vec![true; tokens.len()]);
+        }
+        batch
+    }
+
+    #[test]
+    fn losses_and_gradients_do_not_depend_on_threads() {
+        let (mut decoder, adapter) = small();
+        let options = PassOptions { neftune_alpha: 5.0, lora_dropout: 0.1, key: 3, ..PassOptions::default() };
+        let batch = batch();
+        let bits = |decoder: &Decoder, trainable: Trainable<'_>, mut gradients: Gradients| {
+            let weights = TokenWeights::Equal;
+            let mut all = loss_and_gradients(decoder, trainable, &batch, weights, options, &mut gradients).unwrap();
+            for (_, values) in gradients.iter() {
+                assert!(values.iter().any(|value| *value != 0.0));
+                all.extend(values);
+            }
+            all.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let teams = [1, 2, 7].map(Team::new);
+        let lora = || bits(&decoder, Trainable::Lora(&adapter), adapter.gradients());
+        let [one, two, seven] = teams.each_ref().map(|team| team.install(lora));
+        assert!(one == two && one == seven);
+        decoder.thaw();
+        let lengths: Vec<(crate::Parameter, usize)> = decoder
+            .parameters_mut()
+            .unwrap()
+            .into_iter()
+            .map(|(parameter, values)| (parameter, values.len()))
+            .collect();
+        let full = || bits(&decoder, Trainable::Weights, Gradients::zeros(lengths.iter().copied()));
+        let [one, two, seven] = teams.each_ref().map(|team| team.install(full));
+        assert!(one == two && one == seven);
+    }
+
+    #[test]
+    fn noise_fills_its_bound_in_each_sequence() {
+        let (decoder, _) = small();
+        let batch = batch();
+        let hidden = decoder.embed(&batch.tokens).unwrap();
+        let options = PassOptions { neftune_alpha: 5.0, key: 1, ..PassOptions::default() };
+        let noisy = add_noise(&hidden, &batch.cumulative_lengths, 0, options).unwrap();
+        let width = decoder.config().hidden_size;
+        let (before, after) = (ops::floats(&hidden).unwrap(), ops::floats(&noisy).unwrap());
+        for bounds in batch.cumulative_lengths.windows(2) {
+            let place = bounds[0] * width..bounds[1] * width;
+            let noise: Vec<f64> =
+                before[place.clone()].iter().zip(&after[place]).map(|(x, y)| f64::from(y - x)).collect();
+            // Jain et al., 2023: uniform, scaled by alpha / sqrt(L d).
+            let count = noise.len() as f64;
+            let bound = 5.0 / count.sqrt();
+            let largest = noise.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()));
+            assert!((0.97..1.001).contains(&(largest / bound)), "{largest} of {bound}");
+            let mean = noise.iter().sum::<f64>() / count;
+            let deviation = bound / 3.0_f64.sqrt();
+            assert!(mean.abs() < 4.0 * deviation / count.sqrt(), "{mean}");
+            let found = (noise.iter().map(|x| x * x).sum::<f64>() / count).sqrt();
+            assert!((found / deviation - 1.0).abs() < 0.1, "{found} of {deviation}");
+        }
+    }
+}

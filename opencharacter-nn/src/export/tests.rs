@@ -277,6 +277,14 @@ fn the_gate_refuses_logits_of_another_model() {
         let broken = GateReport { relative_error: f64::NAN, mean_divergence: f64::NAN, ..report };
         assert!(gate::within(broken, weight_type).is_err(), "what is not a number is refused");
     }
+    // All that comes before the logits is right.
+    let (folder, mut exported, _) = small_model();
+    let plain = Export { adapter: None, ..export };
+    gate::check(&plain, Format::Folder, &exported).unwrap();
+    exported.decoder = exported.decoder.rotated_otherwise();
+    let text = gate::check(&plain, Format::Folder, &exported).unwrap_err().to_string();
+    assert!(text.contains("the logits' relative error"), "{text}");
+    drop(folder);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 """Measures how cost grows with the work, and prints one table for each claim.
 
 Usage: growth.py --opencharacter target/release/opencharacter --model MODEL.gguf
-                 [--steps 1] [--only tokens,length,memory] [--out results.json]
+                 [--steps 5] [--only tokens,length,memory] [--out results.json]
 
 tokens: an adapter's training step over more and more sequences of one length. Its time is linear in the tokens.
 length: the same number of tokens in fewer and longer sequences. Only attention's arithmetic grows, so a step of longer
@@ -22,7 +22,7 @@ import sys
 parser = argparse.ArgumentParser()
 parser.add_argument("--opencharacter", required=True)
 parser.add_argument("--model", required=True)
-parser.add_argument("--steps", type=int, default=1)
+parser.add_argument("--steps", type=int, default=5)
 parser.add_argument("--only", default="tokens,length,memory")
 parser.add_argument("--out", type=pathlib.Path)
 arguments = parser.parse_args()

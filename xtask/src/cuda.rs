@@ -22,20 +22,24 @@ const WHEELS: [&str; 5] = [
     "nvidia-cuda-cccl==13.0.85",
 ];
 
-/// Builds the program and the test for a GPU, and shows that both start here.
+/// Lints what only this feature compiles, builds the program and the test for a GPU, and shows that both start here.
 pub fn build(workspace: &Workspace) -> Result<()> {
     let nvcc = toolkit(workspace)?;
     let folder = workspace.target_path("cuda");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
 
-    let mut cargo =
-        workspace.cargo_command(&["build", "--release", "--package", "opencharacter", "--features", "cuda"]);
-    run(cargo.env("NVCC", &nvcc))?;
+    // All with `--workspace`: another selection of packages has other features, and DataFusion is compiled again.
+    let cargo = |arguments: &[&str]| {
+        let mut command = workspace.cargo_command(&arguments[..1]);
+        command.args(["--release", "--workspace", "--features", "opencharacter/cuda"]).args(&arguments[1..]);
+        command.env("NVCC", &nvcc);
+        command
+    };
+    run(&mut cargo(&["clippy", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["build", "--bin", "opencharacter"]))?;
     let program = keep(&workspace.target_path("release/opencharacter"), &folder.join("opencharacter"))?;
 
-    let arguments = ["test", "--release", "--package", "opencharacter-cuda", "--features", "cuda", "--test", "gpu"];
-    let mut cargo = workspace.cargo_command(&arguments);
-    let messages = output(cargo.args(["--no-run", "--message-format", "json"]).env("NVCC", &nvcc))?;
+    let messages = output(&mut cargo(&["test", "--test", "gpu", "--no-run", "--message-format", "json"]))?;
     let test = keep(&executable(&messages)?, &folder.join("gpu_test"))?;
 
     prove(workspace, &program)?;

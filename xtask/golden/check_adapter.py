@@ -2,9 +2,10 @@
 
 Usage: check_adapter.py GGUF ADAPTER DIALOGUES.jsonl SCORES.jsonl
 
+GGUF must not be quantised (`export --to gguf --type f32` makes one): otherwise scores round what meets its weights.
 DIALOGUES holds OpenAI-style rows {"messages": [...]} that end with one assistant message; SCORES is what
-`opencharacter score --adapter ADAPTER --dialogues DIALOGUES --json` printed. Fails when a mean negative log-likelihood
-differs by more than 0.001.
+`opencharacter score --model GGUF --adapter ADAPTER --dialogues DIALOGUES --json` printed. Fails when a mean negative
+log-likelihood differs by more than 0.001.
 """
 
 import json

@@ -2,7 +2,8 @@
 
 Usage: check_export.py [--answer PART] SOURCE.gguf ADAPTER DIALOGUES.jsonl SCORES.jsonl TEXTS.json FOLDER GGUF...
 
-    opencharacter score --adapter ADAPTER --dialogues DIALOGUES.jsonl --json > SCORES.jsonl
+    opencharacter export --to gguf --type f32 --out SOURCE.gguf
+    opencharacter score --model SOURCE.gguf --adapter ADAPTER --dialogues DIALOGUES.jsonl --json > SCORES.jsonl
     opencharacter export --to safetensors --type f32 --adapter ADAPTER --out FOLDER
     opencharacter export --to gguf --type f16 --adapter ADAPTER --out GGUF
 

@@ -9,7 +9,7 @@ use super::{
     attend::{HeadRows, at_least, for_tiles},
 };
 use crate::{
-    matrix::{Layout, PANEL, PanelElement, Tile, tile_rows},
+    matrix::{Layout, PANEL, PanelElement, Results, Tile, instruction_set, tile_rows},
     simd,
 };
 
@@ -165,7 +165,9 @@ fn score<E: CacheElement>(rows: &HeadRows<'_>, scratch: &mut Scratch) {
             let scores = scores[first * context + index * SIDE * BLOCK_TOKENS..].as_mut_ptr();
             let keys = |block: usize| E::of(&side[block]).keys_of(rows).as_ptr();
             // SAFETY: `count` queries, a key panel per block, and `count` rows of 16 scores each, `context` apart.
-            unsafe { tile.run_beside(count, side.len(), keys, scores, context, false) };
+            unsafe {
+                tile.run_beside(instruction_set(), count, side.len(), keys, Results::rows(scores, context), false);
+            };
         });
     }
 }
@@ -201,7 +203,16 @@ fn add_up<E: CacheElement>(rows: &HeadRows<'_>, scratch: &mut Scratch) {
             let tile = Tile { x, layout: Layout::Rows(context), inputs: BLOCK_TOKENS };
             let sums = sums[first * columns..].as_mut_ptr();
             // SAFETY: `count` rows of 16 probabilities, the block's value panels, `count` rows of sums.
-            unsafe { tile.run_beside(count, columns / PANEL, panel, sums, columns, index > 0) };
+            unsafe {
+                tile.run_beside(
+                    instruction_set(),
+                    count,
+                    columns / PANEL,
+                    panel,
+                    Results::rows(sums, columns),
+                    index > 0,
+                );
+            }
         });
     }
 }

@@ -3,7 +3,7 @@
 use half::f16;
 
 #[cfg(target_arch = "x86_64")]
-use super::six_rows;
+use super::{six_rows, twelve_rows};
 
 /// Columns of a tile, and outputs per panel: two AVX2 registers, or one of AVX-512.
 pub(crate) const PANEL: usize = 16;
@@ -141,10 +141,7 @@ impl<P> Panels<P> {
 }
 
 /// Rows that the best kernel of this machine keeps in registers: 6 x 2 accumulators, 2 weights and 1 broadcast value
-/// fill 15 of AVX2's 16 registers; AVX-512 has 32, and needs at least 8 chains to hide the latency of its two units.
-/// Two panels of 12 rows at once would fill those 32 and load each value once for two multiply-adds. It was no faster:
-/// the loads are not what limits (Zen 4, medians of alternating runs: training 270 against 260 tokens/s, prefill 764
-/// against 781).
+/// fill 15 of AVX2's 16 registers; 12 x 2 accumulators, 2 weights and the value 27 of AVX-512's 32.
 pub(crate) fn tile_rows() -> usize {
     match instruction_set() {
         InstructionSet::Avx512 => MAX_TILE_ROWS,
@@ -176,128 +173,146 @@ pub(crate) fn instruction_set() -> InstructionSet {
     InstructionSet::Portable
 }
 
-impl Tile {
-    /// Multiplies `rows` rows (1 to [`tile_rows`]) by `count` panels, and stores to, or adds to, `out`, where a panel's
-    /// 16 results lie behind those of the one before.
-    ///
-    /// Few rows are few chains, which leave the multipliers waiting for each other: several panels at once fill them.
-    /// In attention of one new token, a tile has as many rows as query heads share a key head.
-    ///
-    /// # Safety
-    /// `rows` rows of `inputs` elements must be readable from `x` in its layout; `inputs * 16` elements from each
-    /// `panel(index)`; and `rows` rows of `count * 16` elements, `out_stride` apart, writable (and, to accumulate,
-    /// initialised) at `out`.
-    pub(crate) unsafe fn run_beside<P: PanelElement>(
-        self,
-        rows: usize,
-        count: usize,
-        panel: impl Fn(usize) -> *const P,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
-        let set = instruction_set();
-        let mut first = 0;
-        // SAFETY: the features were asked for; the rest is the caller's promise.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if set == InstructionSet::Avx512 {
-                while first + 4 <= count && rows <= 3 {
-                    let panels = [panel(first), panel(first + 1), panel(first + 2), panel(first + 3)];
-                    let out = out.add(first * PANEL);
-                    match rows {
-                        1 => self.avx512::<1, 4, P>(panels, out, out_stride, accumulate),
-                        2 => self.avx512::<2, 4, P>(panels, out, out_stride, accumulate),
-                        _ => self.avx512::<3, 4, P>(panels, out, out_stride, accumulate),
-                    }
-                    first += 4;
-                }
-                while first + 2 <= count && rows <= 6 {
-                    let panels = [panel(first), panel(first + 1)];
-                    let out = out.add(first * PANEL);
-                    match rows {
-                        1 => self.avx512::<1, 2, P>(panels, out, out_stride, accumulate),
-                        2 => self.avx512::<2, 2, P>(panels, out, out_stride, accumulate),
-                        3 => self.avx512::<3, 2, P>(panels, out, out_stride, accumulate),
-                        4 => self.avx512::<4, 2, P>(panels, out, out_stride, accumulate),
-                        5 => self.avx512::<5, 2, P>(panels, out, out_stride, accumulate),
-                        _ => self.avx512::<6, 2, P>(panels, out, out_stride, accumulate),
-                    }
-                    first += 2;
-                }
-            }
-            for index in first..count {
-                let panels = Panels::one(panel(index));
-                self.run_on(set, rows, panels, out.add(index * PANEL), out_stride, accumulate);
-            }
-        }
+/// Where a tile's results go.
+#[derive(Clone, Copy)]
+pub(crate) struct Results {
+    /// The first row's result with the first panel's first output.
+    pub(crate) first: *mut f32,
+    /// Elements from one row to the next.
+    pub(crate) row_stride: usize,
+    /// Elements from one panel's 16 results to the next one's.
+    pub(crate) panel_stride: usize,
+}
+
+impl Results {
+    /// Rows of a matrix, where a panel's results lie behind those of the one before.
+    pub(crate) fn rows(first: *mut f32, row_stride: usize) -> Self {
+        Self { first, row_stride, panel_stride: PANEL }
     }
 
-    /// [`Tile::run_beside`] with panels in equal distances, one after the other: a call for each of them was 2% of a
-    /// training step.
+    /// The same rows' results with another first panel.
     ///
     /// # Safety
-    /// As there, on a machine that has `set`.
+    /// As for [`pointer::add`].
+    unsafe fn panel(self, index: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self { first: unsafe { self.first.add(index * self.panel_stride) }, ..self }
+    }
+}
+
+/// `$call` with the constant `$ROWS` that `$rows` is; the last of the list where it is none of the others.
+#[cfg(target_arch = "x86_64")]
+macro_rules! with_rows {
+    ($rows:expr, $ROWS:ident in [$($count:literal)*] or $last:literal, $call:expr) => {
+        match $rows {
+            $($count => {
+                const $ROWS: usize = $count;
+                $call
+            })*
+            _ => {
+                const $ROWS: usize = $last;
+                $call
+            }
+        }
+    };
+}
+
+impl Tile {
+    /// [`Tile::run_beside`] with panels in equal distances.
+    ///
+    /// # Safety
+    /// As there.
     pub(crate) unsafe fn run_on<P: PanelElement>(
         self,
         set: InstructionSet,
         rows: usize,
         panels: Panels<P>,
-        out: *mut f32,
-        out_stride: usize,
+        out: Results,
+        accumulate: bool,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let panel = |index: usize| panels.first.add(index * panels.stride);
+            self.run_beside(set, rows, panels.count, panel, out, accumulate);
+        }
+    }
+
+    /// Multiplies `rows` rows (1 to [`tile_rows`]) by `count` panels, and stores to, or adds to, `out`.
+    ///
+    /// All panels in one call: a call for each of them was 2% of a training step.
+    ///
+    /// # Safety
+    /// The machine has `set`. `rows` rows of `inputs` elements must be readable from `x` in its layout; `inputs * 16`
+    /// elements from each `panel(index)`; and the results writable (and, to accumulate, initialised).
+    pub(crate) unsafe fn run_beside<P: PanelElement>(
+        self,
+        set: InstructionSet,
+        rows: usize,
+        count: usize,
+        panel: impl Fn(usize) -> *const P,
+        out: Results,
         accumulate: bool,
     ) {
         // SAFETY: the caller's promise.
         unsafe {
             match set {
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx512 => match rows {
-                    1 => self.avx512_one_by_one::<1, P>(panels, out, out_stride, accumulate),
-                    2 => self.avx512_one_by_one::<2, P>(panels, out, out_stride, accumulate),
-                    3 => self.avx512_one_by_one::<3, P>(panels, out, out_stride, accumulate),
-                    4 => self.avx512_one_by_one::<4, P>(panels, out, out_stride, accumulate),
-                    5 => self.avx512_one_by_one::<5, P>(panels, out, out_stride, accumulate),
-                    6 => self.avx512_one_by_one::<6, P>(panels, out, out_stride, accumulate),
-                    7 => self.avx512_one_by_one::<7, P>(panels, out, out_stride, accumulate),
-                    8 => self.avx512_one_by_one::<8, P>(panels, out, out_stride, accumulate),
-                    9 => self.avx512_one_by_one::<9, P>(panels, out, out_stride, accumulate),
-                    10 => self.avx512_one_by_one::<10, P>(panels, out, out_stride, accumulate),
-                    11 => self.avx512_one_by_one::<11, P>(panels, out, out_stride, accumulate),
-                    _ => self.avx512_one_by_one::<12, P>(panels, out, out_stride, accumulate),
-                },
+                InstructionSet::Avx512 => with_rows!(
+                    rows,
+                    ROWS in [1 2 3 4 5 6 7 8 9 10 11] or 12,
+                    self.avx512_side_by_side::<ROWS, P>(count, panel, out, accumulate)
+                ),
                 #[cfg(target_arch = "x86_64")]
-                InstructionSet::Avx2 => match rows {
-                    1 => self.avx2_one_by_one::<1, P>(panels, out, out_stride, accumulate),
-                    2 => self.avx2_one_by_one::<2, P>(panels, out, out_stride, accumulate),
-                    3 => self.avx2_one_by_one::<3, P>(panels, out, out_stride, accumulate),
-                    4 => self.avx2_one_by_one::<4, P>(panels, out, out_stride, accumulate),
-                    5 => self.avx2_one_by_one::<5, P>(panels, out, out_stride, accumulate),
-                    _ => self.avx2_one_by_one::<6, P>(panels, out, out_stride, accumulate),
-                },
+                InstructionSet::Avx2 => with_rows!(
+                    rows,
+                    ROWS in [1 2 3 4 5] or 6,
+                    self.avx2_one_by_one::<ROWS, P>(count, panel, out, accumulate)
+                ),
                 _ => {
-                    for index in 0..panels.count {
-                        let panel = panels.first.add(index * panels.stride);
-                        self.portable(rows, panel, out.add(index * PANEL), out_stride, accumulate);
+                    for index in 0..count {
+                        self.portable(rows, panel(index), out.panel(index), accumulate);
                     }
                 }
             }
         }
     }
 
+    /// Several panels at once: each value is then loaded once for several multiply-adds, and few rows, which are few
+    /// chains, do not leave the multipliers waiting for each other. In attention of one new token, a tile has as many
+    /// rows as query heads share a key head.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512_one_by_one<const ROWS: usize, P: PanelElement>(
+    unsafe fn avx512_side_by_side<const ROWS: usize, P: PanelElement>(
         self,
-        panels: Panels<P>,
-        out: *mut f32,
-        out_stride: usize,
+        count: usize,
+        panel: impl Fn(usize) -> *const P,
+        out: Results,
         accumulate: bool,
     ) {
-        for index in 0..panels.count {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let panel = panels.first.add(index * panels.stride);
-                self.avx512::<ROWS, 1, P>([panel], out.add(index * PANEL), out_stride, accumulate);
+        let mut first = 0;
+        // SAFETY: the caller's promise.
+        unsafe {
+            while ROWS <= 3 && first + 4 <= count {
+                let panels = [panel(first), panel(first + 1), panel(first + 2), panel(first + 3)];
+                self.avx512::<ROWS, 4, P>(panels, out.panel(first), accumulate);
+                first += 4;
+            }
+            while first + 2 <= count {
+                let (panels, out) = ([panel(first), panel(first + 1)], out.panel(first));
+                match panels.map(P::floats) {
+                    [Some(one), Some(two)] if ROWS == twelve_rows::ROWS => {
+                        twelve_rows::run_two(self, [one, two], [out, out.panel(1)], accumulate);
+                    }
+                    _ => self.avx512::<ROWS, 2, P>(panels, out, accumulate),
+                }
+                first += 2;
+            }
+            if first < count {
+                let (panel, out) = (panel(first), out.panel(first));
+                match P::floats(panel) {
+                    Some(panel) if ROWS == twelve_rows::ROWS => twelve_rows::run(self, panel, out, accumulate),
+                    _ => self.avx512::<ROWS, 1, P>([panel], out, accumulate),
+                }
             }
         }
     }
@@ -308,8 +323,7 @@ impl Tile {
     unsafe fn avx512<const ROWS: usize, const PANELS: usize, P: PanelElement>(
         self,
         panels: [*const P; PANELS],
-        out: *mut f32,
-        out_stride: usize,
+        out: Results,
         accumulate: bool,
     ) {
         use std::arch::x86_64::{
@@ -317,11 +331,12 @@ impl Tile {
         };
         // SAFETY: the caller's promise covers every address below.
         unsafe {
+            let result = |row: usize, panel: usize| out.first.add(row * out.row_stride + panel * out.panel_stride);
             let mut sums = [[_mm512_setzero_ps(); PANELS]; ROWS];
             if accumulate {
                 for (row, sums) in sums.iter_mut().enumerate() {
                     for (panel, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_loadu_ps(out.add(row * out_stride + panel * PANEL));
+                        *sum = _mm512_loadu_ps(result(row, panel));
                     }
                 }
             }
@@ -337,7 +352,7 @@ impl Tile {
             }
             for (row, sums) in sums.iter().enumerate() {
                 for (panel, sum) in sums.iter().enumerate() {
-                    _mm512_storeu_ps(out.add(row * out_stride + panel * PANEL), *sum);
+                    _mm512_storeu_ps(result(row, panel), *sum);
                 }
             }
         }
@@ -347,18 +362,20 @@ impl Tile {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2_one_by_one<const ROWS: usize, P: PanelElement>(
         self,
-        panels: Panels<P>,
-        out: *mut f32,
-        out_stride: usize,
+        count: usize,
+        panel: impl Fn(usize) -> *const P,
+        out: Results,
         accumulate: bool,
     ) {
-        for index in 0..panels.count {
+        for index in 0..count {
             // SAFETY: the caller's promise.
             unsafe {
-                let (panel, out) = (panels.first.add(index * panels.stride), out.add(index * PANEL));
+                let (panel, out) = (panel(index), out.panel(index));
                 match P::floats(panel) {
-                    Some(panel) if ROWS == six_rows::ROWS => six_rows::run(self, panel, out, out_stride, accumulate),
-                    _ => self.avx2::<ROWS, P>(panel, out, out_stride, accumulate),
+                    Some(panel) if ROWS == six_rows::ROWS => {
+                        six_rows::run(self, panel, out.first, out.row_stride, accumulate);
+                    }
+                    _ => self.avx2::<ROWS, P>(panel, out, accumulate),
                 }
             }
         }
@@ -367,13 +384,7 @@ impl Tile {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2<const ROWS: usize, P: PanelElement>(
-        self,
-        panel: *const P,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
+    unsafe fn avx2<const ROWS: usize, P: PanelElement>(self, panel: *const P, out: Results, accumulate: bool) {
         use std::arch::x86_64::{
             _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
         };
@@ -383,8 +394,8 @@ impl Tile {
             let mut high = [_mm256_setzero_ps(); ROWS];
             if accumulate {
                 for row in 0..ROWS {
-                    low[row] = _mm256_loadu_ps(out.add(row * out_stride));
-                    high[row] = _mm256_loadu_ps(out.add(row * out_stride + 8));
+                    low[row] = _mm256_loadu_ps(out.first.add(row * out.row_stride));
+                    high[row] = _mm256_loadu_ps(out.first.add(row * out.row_stride + 8));
                 }
             }
             let (row_stride, input_stride) = self.layout.strides();
@@ -398,27 +409,20 @@ impl Tile {
                 }
             }
             for row in 0..ROWS {
-                _mm256_storeu_ps(out.add(row * out_stride), low[row]);
-                _mm256_storeu_ps(out.add(row * out_stride + 8), high[row]);
+                _mm256_storeu_ps(out.first.add(row * out.row_stride), low[row]);
+                _mm256_storeu_ps(out.first.add(row * out.row_stride + 8), high[row]);
             }
         }
     }
 
     /// The same chains of fused multiply-adds, for any machine.
-    unsafe fn portable<P: PanelElement>(
-        self,
-        rows: usize,
-        panel: *const P,
-        out: *mut f32,
-        out_stride: usize,
-        accumulate: bool,
-    ) {
+    unsafe fn portable<P: PanelElement>(self, rows: usize, panel: *const P, out: Results, accumulate: bool) {
         let (row_stride, input_stride) = self.layout.strides();
         for row in 0..rows {
             let mut sums = [0.0_f32; PANEL];
             // SAFETY: the caller's promise covers every address below.
             unsafe {
-                let target = out.add(row * out_stride);
+                let target = out.first.add(row * out.row_stride);
                 if accumulate {
                     for (lane, sum) in sums.iter_mut().enumerate() {
                         *sum = *target.add(lane);
@@ -461,7 +465,7 @@ mod tests {
                     let mut out = start.clone();
                     let panels = Panels::one(panel.as_ptr());
                     // SAFETY: the buffers hold what the strides address; `set` is not beyond the best one.
-                    unsafe { tile.run_on(set, rows, panels, out.as_mut_ptr(), PANEL, accumulate) };
+                    unsafe { tile.run_on(set, rows, panels, Results::rows(out.as_mut_ptr(), PANEL), accumulate) };
                     out
                 };
                 for accumulate in [false, true] {
@@ -490,34 +494,42 @@ mod tests {
         }
     }
 
-    #[test]
-    fn panels_side_by_side_give_the_bits_of_each_alone() {
-        let (inputs, most) = (21, 7);
+    /// Products with `panels` side by side, one after the other in memory and each by itself on portable code are the same.
+    fn check_side_by_side<P: PanelElement>(panels: &[P], inputs: usize, random: &mut KeyedRandom) {
+        let (most, set) = (panels.len() / (inputs * PANEL), instruction_set());
         let stride = most * PANEL + 3;
-        let mut random = KeyedRandom::new(2, &["tile"]);
-        let (x, start) = (draw(&mut random, inputs * MAX_TILE_ROWS), draw(&mut random, MAX_TILE_ROWS * stride));
-        let panels: Vec<f16> = draw(&mut random, most * inputs * PANEL).into_iter().map(f16::from_f32).collect();
+        let (x, start) = (draw(random, inputs * MAX_TILE_ROWS), draw(random, MAX_TILE_ROWS * stride));
         let panel = |index: usize| panels[index * inputs * PANEL..].as_ptr();
-        let tile = Tile { x: x.as_ptr(), layout: Layout::Rows(inputs), inputs };
-        for rows in 1..=tile_rows() {
+        for (layout, rows) in [Layout::Rows(inputs), Layout::Columns(MAX_TILE_ROWS)]
+            .into_iter()
+            .flat_map(|layout| (1..=tile_rows()).map(move |rows| (layout, rows)))
+        {
+            let tile = Tile { x: x.as_ptr(), layout, inputs };
             for (count, accumulate) in (1..=most).flat_map(|count| [(count, false), (count, true)]) {
-                let [mut beside, mut alone] = [start.clone(), start.clone()];
-                // SAFETY: `x`, the panels and both results hold what is addressed.
-                unsafe { tile.run_beside(rows, count, panel, beside.as_mut_ptr(), stride, accumulate) };
-                let mut strided = start.clone();
+                let [mut beside, mut strided, mut alone] = [start.clone(), start.clone(), start.clone()];
                 let in_a_row = Panels { first: panel(0), stride: inputs * PANEL, count };
-                // SAFETY: as above.
-                unsafe { tile.run_on(instruction_set(), rows, in_a_row, strided.as_mut_ptr(), stride, accumulate) };
-                assert_eq!(strided, beside, "{rows} rows, {count} panels, accumulate: {accumulate}");
-                for index in 0..count {
-                    let out = alone[index * PANEL..].as_mut_ptr();
-                    // SAFETY: as above.
-                    unsafe {
-                        tile.run_on(InstructionSet::Portable, rows, Panels::one(panel(index)), out, stride, accumulate);
+                // SAFETY: `x`, the panels and all results hold what is addressed.
+                unsafe {
+                    tile.run_beside(set, rows, count, panel, Results::rows(beside.as_mut_ptr(), stride), accumulate);
+                    tile.run_on(set, rows, in_a_row, Results::rows(strided.as_mut_ptr(), stride), accumulate);
+                    for index in 0..count {
+                        let out = Results::rows(alone[index * PANEL..].as_mut_ptr(), stride);
+                        tile.run_on(InstructionSet::Portable, rows, Panels::one(panel(index)), out, accumulate);
                     }
                 }
                 assert_eq!(beside, alone, "{rows} rows, {count} panels, accumulate: {accumulate}");
+                assert_eq!(strided, beside, "{rows} rows, {count} panels, accumulate: {accumulate}");
             }
         }
+    }
+
+    #[test]
+    fn panels_side_by_side_give_the_bits_of_each_alone() {
+        let (inputs, most) = (21, 7);
+        let mut random = KeyedRandom::new(2, &["tile"]);
+        let panels = draw(&mut random, most * inputs * PANEL);
+        check_side_by_side(&panels, inputs, &mut random);
+        let halves: Vec<f16> = panels.into_iter().map(f16::from_f32).collect();
+        check_side_by_side(&halves, inputs, &mut random);
     }
 }

@@ -21,6 +21,8 @@ mod kernel;
 mod outer;
 #[cfg(target_arch = "x86_64")]
 mod six_rows;
+#[cfg(target_arch = "x86_64")]
+mod twelve_rows;
 
 use std::{cell::RefCell, ops::Range};
 
@@ -30,7 +32,9 @@ pub(crate) use blocks::BLOCK;
 pub use blocks::BlockFormat;
 use blocks::BlockPanels;
 use kernel::MAX_TILE_ROWS;
-pub(crate) use kernel::{InstructionSet, Layout, PANEL, PanelElement, Panels, Tile, instruction_set, tile_rows};
+pub(crate) use kernel::{
+    InstructionSet, Layout, PANEL, PanelElement, Panels, Results, Tile, instruction_set, tile_rows,
+};
 pub(crate) use outer::{Target, add_outer_product};
 
 use crate::{
@@ -567,7 +571,8 @@ impl<'a> Product<'a> {
                         for index in (0..whole.count).step_by(at_once) {
                             part.prefetch(&next, index, whole.count);
                             let panels = Panels { first: first.add(index * stride), stride, count: at_once };
-                            tile.run_on(set, count, panels, corner.add(index * PANEL), self.features, accumulate);
+                            let out = Results::rows(corner.add(index * PANEL), self.features);
+                            tile.run_on(set, count, panels, out, accumulate);
                         }
                         if !columns.is_multiple_of(PANEL) {
                             let (panel, corner) = (first.add(whole.count * stride), corner.add(whole.count * PANEL));
@@ -645,7 +650,7 @@ pub(crate) unsafe fn run_clipped(
     // SAFETY: the caller's promise; `edge` holds a whole tile.
     unsafe {
         if columns == PANEL {
-            tile.run_on(set, rows, Panels::one(panel), out, out_stride, accumulate);
+            tile.run_on(set, rows, Panels::one(panel), Results::rows(out, out_stride), accumulate);
             return;
         }
         let mut edge = [0.0_f32; MAX_TILE_ROWS * PANEL];
@@ -654,7 +659,7 @@ pub(crate) unsafe fn run_clipped(
                 edge[row * PANEL + column] = *out.add(row * out_stride + column);
             }
         }
-        tile.run_on(set, rows, Panels::one(panel), edge.as_mut_ptr(), PANEL, accumulate);
+        tile.run_on(set, rows, Panels::one(panel), Results::rows(edge.as_mut_ptr(), PANEL), accumulate);
         for row in 0..rows {
             for column in 0..columns {
                 *out.add(row * out_stride + column) = edge[row * PANEL + column];

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{
-    kernel::{Layout, MAX_TILE_ROWS, PANEL, Tile, instruction_set, tile_rows},
+    kernel::{Layout, MAX_TILE_ROWS, PANEL, Panels, Results, Tile, instruction_set, tile_rows},
     run_clipped,
 };
 use crate::team::{self, Pointer};
@@ -39,16 +39,16 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
     }
     let (left_features, right_features) = (left.len() / tokens, right.len() / tokens);
     let panels = right_features.div_ceil(PANEL);
-    let (out, row_stride, panel_stride, length) = match target {
-        Target::Rows(out) => (out.as_mut_ptr(), right_features, PANEL, out.len()),
+    // The last panel's lanes without a feature exist in panels, not in rows.
+    let (out, row_stride, panel_stride, whole_panels, length) = match target {
+        Target::Rows(out) => (out.as_mut_ptr(), right_features, PANEL, right_features / PANEL, out.len()),
         Target::Panels(out) => {
             assert_eq!(out.len(), panels * PANEL * left_features, "a matrix of these panels");
-            (out.as_mut_ptr(), PANEL, PANEL * left_features, left_features * right_features)
+            (out.as_mut_ptr(), PANEL, PANEL * left_features, panels, left_features * right_features)
         }
     };
     assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
     assert_eq!(length, left_features * right_features, "target has left x right elements");
-    let whole_panels = row_stride == PANEL && panel_stride != PANEL;
     let out = Pointer(out);
     let (set, step) = (instruction_set(), tile_rows());
     // A wide left factor is split too, in whole tiles.
@@ -73,13 +73,18 @@ pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, targ
                 for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
                     let rows = step.min(left_features - first).min((part + 1) * split - first);
                     let left_strip = &left_strips[first * tokens + start * step..][..count * step];
-                    for (strip, panel) in right_strips.chunks_exact(CHUNK * PANEL).zip(strips.clone()) {
-                        let columns = if whole_panels { PANEL } else { (right_features - panel * PANEL).min(PANEL) };
-                        let tile = Tile { x: left_strip.as_ptr(), layout: Layout::Columns(step), inputs: count };
-                        // SAFETY: both strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
-                        unsafe {
-                            let corner = out.get().add(panel * panel_stride + first * row_stride);
-                            run_clipped(set, tile, rows, strip.as_ptr(), corner, row_stride, columns, true);
+                    let tile = Tile { x: left_strip.as_ptr(), layout: Layout::Columns(step), inputs: count };
+                    let whole = strips.end.min(whole_panels) - strips.start;
+                    let panels = Panels { first: right_strips.as_ptr(), stride: CHUNK * PANEL, count: whole };
+                    // SAFETY: all strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
+                    unsafe {
+                        let corner = out.get().add(strips.start * panel_stride + first * row_stride);
+                        let results = Results { first: corner, row_stride, panel_stride };
+                        tile.run_on(set, rows, panels, results, true);
+                        if whole < strips.len() {
+                            let (panel, corner) =
+                                (panels.first.add(whole * panels.stride), corner.add(whole * panel_stride));
+                            run_clipped(set, tile, rows, panel, corner, row_stride, right_features % PANEL, true);
                         }
                     }
                 }

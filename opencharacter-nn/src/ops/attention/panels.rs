@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::{
-    matrix::{InstructionSet, PANEL, Panels, Tile, instruction_set, run_clipped},
+    matrix::{InstructionSet, PANEL, Panels, Results, Tile, instruction_set, run_clipped},
     team,
 };
 
@@ -81,14 +81,16 @@ impl Straight {
         accumulate: bool,
     ) {
         assert!(tokens.end <= self.tokens && tile.inputs == tokens.len(), "a panel has these tokens");
-        let head_panels = self.head_dim.div_ceil(PANEL);
-        for index in 0..head_panels {
-            let panel = &self.panels[((head * head_panels + index) * self.tokens + tokens.start) * PANEL..];
-            let columns = PANEL.min(self.head_dim - index * PANEL);
-            // SAFETY: the caller's promise; the panel's length was looked at.
-            unsafe {
-                let out = out.add(index * PANEL);
-                run_clipped(self.set, tile, rows, panel.as_ptr(), out, out_stride, columns, accumulate);
+        let (whole, rest) = (self.head_dim / PANEL, self.head_dim % PANEL);
+        let first = head * self.head_dim.div_ceil(PANEL) * self.tokens + tokens.start;
+        let first = self.panels[first * PANEL..].as_ptr();
+        let panels = Panels { first, stride: self.tokens * PANEL, count: whole };
+        // SAFETY: the caller's promise; the panels' length was looked at.
+        unsafe {
+            tile.run_on(self.set, rows, panels, Results::rows(out, out_stride), accumulate);
+            if rest > 0 {
+                let (panel, out) = (first.add(whole * panels.stride), out.add(whole * PANEL));
+                run_clipped(self.set, tile, rows, panel, out, out_stride, rest, accumulate);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::panels::Turned;
-use crate::matrix::{Layout, PANEL, Tile, tile_rows};
+use crate::matrix::{Layout, PANEL, Results, Tile, tile_rows};
 
 /// Cuts tokens into tiles.
 pub(super) fn tiles(tokens: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
@@ -73,7 +73,9 @@ impl Scores {
             assert!(out.len() >= (queries.len() - 1) * self.stride + (last - first) * PANEL, "room for the scores");
             let panels = turned.panels(panel_head, first..last);
             // SAFETY: `x` covers the tile's rows, every panel has `dim` inputs, and `out` has room.
-            unsafe { tile.run_on(turned.set, queries.len(), panels, out.as_mut_ptr(), self.stride, false) };
+            unsafe {
+                tile.run_on(turned.set, queries.len(), panels, Results::rows(out.as_mut_ptr(), self.stride), false);
+            }
         }
     }
 

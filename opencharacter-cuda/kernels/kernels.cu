@@ -1,6 +1,6 @@
 // All kernels, under the names by which the host finds them: `NAME_bf16`, and in the emulation `NAME_f32` too.
 //
-// A kernel takes one structure, which `src/operations.rs` lays out alike.
+// A kernel takes one structure, which `src/operations` lays out alike.
 
 #include "attention.cuh"
 #include "cross_entropy.cuh"

@@ -3,42 +3,29 @@
 #![cfg(feature = "emulated")]
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, path::PathBuf, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use candle_core::Device as CandleDevice;
 use opencharacter_core::KeyedRandom;
 use opencharacter_cuda::{Device, DeviceModel, Emulated, Precision, State, Training, Update};
+use opencharacter_fixtures::{FAMILIES, fixture};
 use opencharacter_nn::{
     Adapter, Decoder, DecoderConfig, Gradients, LinearName, LoraAdapter, LoraConfig, PackedBatch, Parameter,
     PassOptions, RandomWeights, SafetensorsFolder, TokenWeights, Trainable, loss_and_gradients, token_losses,
 };
 
-/// One small random model of each family: heads of 8 and 12 features, biases, a window, norms of heads, tied heads.
-const FAMILIES: [&str; 7] = [
-    "small_llama",
-    "small_llama2",
-    "small_llama3",
-    "small_llama_biases",
-    "small_mistral",
-    "small_qwen2",
-    "small_qwen3",
-];
-
-fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../opencharacter-nn/tests/data").join(name)
-}
-
 fn small(family: &str) -> (Decoder, LoraAdapter) {
-    let mut folder = SafetensorsFolder::open(&data(family)).unwrap();
+    let mut folder = SafetensorsFolder::open(&fixture(family)).unwrap();
     let config = folder.config().unwrap();
     let decoder = Decoder::load(config.clone(), &mut folder).unwrap();
-    let adapter = LoraAdapter::load(&data(family).join("adapter"), &config).unwrap();
+    let adapter = LoraAdapter::load(&fixture(family).join("adapter"), &config).unwrap();
     (decoder, adapter)
 }
 
 /// The two sequences that PyTorch has seen.
 fn golden_batch(family: &str) -> PackedBatch {
-    let golden = candle_core::safetensors::load(data(family).join("golden.safetensors"), &CandleDevice::Cpu).unwrap();
+    let golden =
+        candle_core::safetensors::load(fixture(family).join("golden.safetensors"), &CandleDevice::Cpu).unwrap();
     let integers = |name: String| golden[&name].to_vec1::<i64>().unwrap();
     let mut batch = PackedBatch::new();
     for index in 0..2 {

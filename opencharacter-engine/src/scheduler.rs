@@ -338,27 +338,15 @@ fn draw(sequence: &mut Sequence, logits: &mut [f32], model: &Model) -> Next {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::path::PathBuf;
-
+    use opencharacter_fixtures::embedded_model;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::sequence::Scoring;
 
-    fn embedded_model() -> Model {
-        let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
-            |_| {
-                let home = std::env::var("HOME").unwrap_or_default();
-                PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-            },
-            PathBuf::from,
-        );
-        Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"))
-    }
-
     #[test]
     fn no_more_blocks_are_held_than_there_are() {
-        let model = Arc::new(embedded_model());
+        let model = Arc::new(Model::load(&embedded_model()).unwrap());
         let block = CacheBlock::bytes(model.decoder.config(), cache_format(&model.decoder));
         // Five blocks; each sequence needs three, so that two never run together, and what the first ones leave to be
         // shared has to go in part.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    path::PathBuf,
     sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
@@ -14,6 +13,7 @@ use opencharacter_core::{
     conformance::examine,
 };
 use opencharacter_engine::{Engine, EngineOptions};
+use opencharacter_fixtures::embedded_model;
 use opencharacter_nn::{LoraAdapter, LoraConfig, Model, Parameter};
 use serde_json::{Value, json};
 
@@ -27,14 +27,7 @@ static EXACT: LazyLock<Arc<Model>> = LazyLock::new(|| {
 });
 
 fn load() -> Model {
-    let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
-        |_| {
-            let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-        },
-        PathBuf::from,
-    );
-    Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"))
+    Model::load(&embedded_model()).unwrap()
 }
 
 fn engine(options: EngineOptions) -> Engine {

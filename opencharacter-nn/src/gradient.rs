@@ -219,13 +219,13 @@ fn head(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::path::Path;
+    use opencharacter_fixtures::fixture;
 
     use super::*;
     use crate::{SafetensorsFolder, team::Team};
 
     fn small() -> (Decoder, LoraAdapter) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_qwen3");
+        let path = fixture("small_qwen3");
         let mut folder = SafetensorsFolder::open(&path).unwrap();
         let config = folder.config().unwrap();
         let adapter = LoraAdapter::load(&path.join("adapter"), &config).unwrap();

@@ -15,6 +15,7 @@ use candle_core::{
         gguf_file::{Value, write},
     },
 };
+use opencharacter_fixtures::{embedded_model, fixture};
 use opencharacter_nn::{
     Decoder, DecoderConfig, GgufFile, LoraAdapter, LoraConfig, Model, NnError, SafetensorsFolder, Tokenizer,
 };
@@ -70,7 +71,7 @@ fn a_gguf_without_tokenizer_is_refused() {
 
 #[test]
 fn an_unknown_pre_tokenizer_is_named_with_the_known_ones() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizers/qwen2.gguf");
+    let source = fixture("tokenizers/qwen2.gguf");
     let bytes = fs::read(source).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
@@ -139,11 +140,7 @@ fn what_is_no_gguf_or_cut_short_is_refused() {
 
 #[test]
 fn the_embedded_model_cut_in_its_weights_is_refused() {
-    let source = std::env::var("OPENCHARACTER_TEST_MODEL").unwrap_or_else(|_| {
-        let home = std::env::var("HOME").unwrap_or_default();
-        format!("{home}/.cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-    });
-    let bytes = fs::read(&source).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"));
+    let bytes = fs::read(embedded_model()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.gguf");
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
@@ -153,7 +150,7 @@ fn the_embedded_model_cut_in_its_weights_is_refused() {
 
 /// A copy of the small Qwen3, which lies in two shards, to be spoilt.
 fn sharded_model() -> tempfile::TempDir {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_qwen3");
+    let source = fixture("small_qwen3");
     let folder = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(source).unwrap() {
         let path = entry.unwrap().path();
@@ -225,7 +222,7 @@ fn missing_and_unexpected_tensors_are_named() {
 
 /// An adapter of the small Llama in a folder of its own.
 fn small_adapter() -> (tempfile::TempDir, DecoderConfig) {
-    let small = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_llama");
+    let small = fixture("small_llama");
     let config = SafetensorsFolder::open(&small).unwrap().config().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let lora = LoraConfig { rank: 4, ..LoraConfig::default() };

@@ -4,38 +4,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use candle_core::{Device, Tensor};
 use opencharacter_core::Message;
+use opencharacter_fixtures::{FAMILIES, embedded_model, fixture};
 use opencharacter_nn::{
     Activations, Adapter, CacheFormat, CachedAttend, Decoder, DecoderConfig, GgufFile, Gradients, LinearName,
     LoraAdapter, Model, PackedAttend, PackedBatch, PassOptions, SafetensorsFolder, SequenceCache, TokenWeights,
     Trainable, WeightSource, loss_and_gradients, token_losses,
 };
 
-fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-/// The fixture folders: one small random model of each family, and of what tells members of a family apart.
-const FAMILIES: [&str; 7] = [
-    "small_llama",
-    "small_llama2",
-    "small_llama3",
-    "small_llama_biases",
-    "small_mistral",
-    "small_qwen2",
-    "small_qwen3",
-];
-
 fn small(family: &str) -> (Decoder, LoraAdapter, HashMap<String, Tensor>) {
-    let mut folder = SafetensorsFolder::open(&data(family)).unwrap();
+    let mut folder = SafetensorsFolder::open(&fixture(family)).unwrap();
     let config = folder.config().unwrap();
     let decoder = Decoder::load(config.clone(), &mut folder).unwrap();
-    let adapter = LoraAdapter::load(&data(family).join("adapter"), &config).unwrap();
-    let golden = tensors(&data(family).join("golden.safetensors"));
+    let adapter = LoraAdapter::load(&fixture(family).join("adapter"), &config).unwrap();
+    let golden = tensors(&fixture(family).join("golden.safetensors"));
     (decoder, adapter, golden)
 }
 
@@ -88,7 +74,7 @@ fn logits(decoder: &Decoder, tokens: &[u32], adapter: Adapter<'_>) -> Vec<f32> {
 
 #[test]
 fn every_family_has_a_fixture_and_every_fixture_a_test() {
-    let folders = std::fs::read_dir(data("")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = std::fs::read_dir(fixture("")).unwrap().map(|entry| entry.unwrap().path());
     let mut found: Vec<_> = folders
         .filter(|path| path.join("config.json").is_file())
         .map(|path| path.file_name().unwrap().to_owned())
@@ -117,7 +103,7 @@ fn logits_match_pytorch_with_and_without_adapter() {
 fn gguf_gives_the_logits_of_safetensors() {
     for family in &FAMILIES[1..] {
         let (decoder, _, golden) = small(family);
-        let mut file = GgufFile::open(&data(family).join("model.gguf")).unwrap();
+        let mut file = GgufFile::open(&fixture(family).join("model.gguf")).unwrap();
         let config = file.config().unwrap();
         let expected = decoder.config();
         assert!(relative_error(&[config.rope_theta], &[expected.rope_theta]) < 1e-6, "{family}");
@@ -140,8 +126,8 @@ fn gguf_gives_the_logits_of_safetensors() {
 
 #[test]
 fn every_type_of_weights_is_what_the_gguf_package_says() {
-    let mut file = GgufFile::open(&data("quantised.gguf")).unwrap();
-    let expected = tensors(&data("quantised.safetensors"));
+    let mut file = GgufFile::open(&fixture("quantised.gguf")).unwrap();
+    let expected = tensors(&fixture("quantised.safetensors"));
     let types = ["BF16", "Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0"];
     assert_eq!(expected.len(), types.len());
     // A matrix of 4 x 256, whose rows have the same order everywhere.
@@ -234,7 +220,7 @@ fn weighted_gradients(
 fn every_gradient_of_full_fine_tuning_matches_pytorch() {
     for family in &FAMILIES[1..] {
         let (mut decoder, _, golden) = small(family);
-        let mut expected = tensors(&data(family).join("weight_gradients.safetensors"));
+        let mut expected = tensors(&fixture(family).join("weight_gradients.safetensors"));
         let expected_loss = f64::from(flat(&expected.remove("loss").unwrap())[0]);
         let (loss, gradients) = weight_gradients(&mut decoder, &packed(&golden), false);
         assert!(((loss - expected_loss) / expected_loss).abs() < 1e-5, "{family}: {loss} against {expected_loss}");
@@ -490,50 +476,43 @@ struct Embedded {
 }
 
 fn embedded() -> (Model, Embedded) {
-    let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
-        |_| {
-            let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-        },
-        PathBuf::from,
-    );
-    let model = Model::load(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"));
-    let fixture = serde_json::from_str(&std::fs::read_to_string(data("embedded.json")).unwrap()).unwrap();
-    (model, fixture)
+    let model = Model::load(&embedded_model()).unwrap();
+    let golden = serde_json::from_str(&std::fs::read_to_string(fixture("embedded.json")).unwrap()).unwrap();
+    (model, golden)
 }
 
 #[test]
 fn embedded_model_agrees_with_transformers_and_llama_cpp() {
-    let (model, fixture) = embedded();
-    let texts = std::fs::read_to_string(data("mixed_text.json")).unwrap();
+    let (model, golden) = embedded();
+    let texts = std::fs::read_to_string(fixture("mixed_text.json")).unwrap();
     let texts: Vec<String> = serde_json::from_str(&texts).unwrap();
-    assert_eq!((texts.len(), fixture.text_tokens.len()), (260, 260));
-    for (text, expected) in texts.iter().zip(&fixture.text_tokens) {
+    assert_eq!((texts.len(), golden.text_tokens.len()), (260, 260));
+    for (text, expected) in texts.iter().zip(&golden.text_tokens) {
         assert_eq!(&model.tokenizer.encode(text), expected, "{text:?}");
         assert_eq!(&model.tokenizer.decode(expected), text);
     }
-    assert_eq!(model.template.render(&fixture.messages, true).unwrap(), fixture.rendered);
-    assert_eq!(model.template.render(&fixture.messages[1..2], true).unwrap(), fixture.rendered_without_system);
-    assert_eq!(model.tokenizer.encode(&fixture.rendered), fixture.tokens);
+    assert_eq!(model.template.render(&golden.messages, true).unwrap(), golden.rendered);
+    assert_eq!(model.template.render(&golden.messages[1..2], true).unwrap(), golden.rendered_without_system);
+    assert_eq!(model.tokenizer.encode(&golden.rendered), golden.tokens);
 
-    let found = logits(&model.decoder, &fixture.tokens, Adapter::Base);
+    let found = logits(&model.decoder, &golden.tokens, Adapter::Base);
     let vocabulary = model.decoder.config().vocab_size;
     let last = &found[found.len() - vocabulary..];
-    let error = relative_error(&last[..fixture.last_logits.len()], &fixture.last_logits);
+    let error = relative_error(&last[..golden.last_logits.len()], &golden.last_logits);
     assert!(error < 1e-4, "last logits: relative error {error}");
 
     let mut batch = PackedBatch::new();
-    batch.push(&fixture.tokens, &vec![true; fixture.tokens.len()]);
+    batch.push(&golden.tokens, &vec![true; golden.tokens.len()]);
     let losses = token_losses(&model.decoder, &batch, Adapter::Base).unwrap();
-    for (place, (loss, expected)) in losses.iter().zip(&fixture.next_token_log_probs).enumerate() {
+    for (place, (loss, expected)) in losses.iter().zip(&golden.next_token_log_probs).enumerate() {
         assert!((loss + expected).abs() < 2e-3, "token {place}: {loss} against {}", -expected);
     }
 }
 
 #[test]
 fn conversation_marks_exactly_the_answers() {
-    let (model, fixture) = embedded();
-    let mut messages = fixture.messages.clone();
+    let (model, golden) = embedded();
+    let mut messages = golden.messages.clone();
     messages.push(Message::assistant("It burns."));
     let conversation = model.template.encode_conversation(&messages, &model.tokenizer).unwrap();
     let marked: Vec<u32> = conversation

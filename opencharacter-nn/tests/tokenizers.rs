@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use opencharacter_core::Message;
+use opencharacter_fixtures::fixture;
 use opencharacter_nn::{ChatTemplate, GgufFile, Tokenizer};
 use sha2::{Digest, Sha256};
 
@@ -15,24 +13,20 @@ const NAMES: [&str; 5] = ["default", "gpt-2", "llama-bpe", "qwen2", "sentencepie
 const BEGIN: u32 = 1;
 const END: u32 = 2;
 
-fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
 fn from_gguf(name: &str) -> Tokenizer {
-    Tokenizer::from_gguf(&GgufFile::open(&data("tokenizers").join(format!("{name}.gguf"))).unwrap()).unwrap()
+    Tokenizer::from_gguf(&GgufFile::open(&fixture("tokenizers").join(format!("{name}.gguf"))).unwrap()).unwrap()
 }
 
 fn sentence_piece_folder() -> Tokenizer {
-    Tokenizer::from_folder(&data("tokenizers/sentencepiece")).unwrap()
+    Tokenizer::from_folder(&fixture("tokenizers/sentencepiece")).unwrap()
 }
 
 fn texts() -> Vec<String> {
-    serde_json::from_str(&std::fs::read_to_string(data("mixed_text.json")).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(fixture("mixed_text.json")).unwrap()).unwrap()
 }
 
 fn expected() -> BTreeMap<String, Vec<String>> {
-    serde_json::from_str(&std::fs::read_to_string(data("tokenizers/text_hashes.json")).unwrap()).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(fixture("tokenizers/text_hashes.json")).unwrap()).unwrap()
 }
 
 /// The first 12 digits of SHA-256 over the ids: a token list per text would be a long fixture.

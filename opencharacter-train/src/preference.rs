@@ -100,9 +100,8 @@ pub(crate) fn token_weights(batch: &PackedBatch, losses: &[f32], reference: &[f6
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use candle_core::Device;
+    use opencharacter_fixtures::fixture;
     use opencharacter_nn::{
         Decoder, LoraAdapter, PassOptions, SafetensorsFolder, TokenWeights, Trainable, loss_and_gradients,
     };
@@ -146,7 +145,7 @@ mod tests {
 
     #[test]
     fn loss_and_gradients_match_pytorch() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../opencharacter-nn/tests/data/small_llama");
+        let folder = fixture("small_llama");
         let golden = candle_core::safetensors::load(folder.join("preference.safetensors"), &Device::Cpu).unwrap();
         let floats = |name: &str| golden[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let integers = |name: String| golden[&name].to_vec1::<i64>().unwrap();

@@ -14,6 +14,7 @@ use std::{
 
 use opencharacter_core::{Character, Dialogue, KeyedRandom, Message, PreferencePair, SystemPrompt};
 use opencharacter_cuda::{Device, Emulated, Precision};
+use opencharacter_fixtures::{embedded_model, fixture};
 use opencharacter_nn::{ChatTemplate, Decoder, GgufFile, LoraAdapter, LoraConfig, Model, SafetensorsFolder, Tokenizer};
 use opencharacter_train::{
     Example, ExampleOptions, Job, Method, Outcome, PreferenceExample, ProfileDropout, Quantity, StepBatch, StepMetrics,
@@ -23,17 +24,10 @@ use opencharacter_train::{
 
 /// The small Llama's weights with the embedded model's tokenizer: training itself needs no text.
 static MODEL: LazyLock<Model> = LazyLock::new(|| {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../opencharacter-nn/tests/data/small_llama");
+    let folder = fixture("small_llama");
     let mut weights = SafetensorsFolder::open(&folder).unwrap();
     let decoder = Decoder::load(weights.config().unwrap(), &mut weights).unwrap();
-    let path = std::env::var("OPENCHARACTER_TEST_MODEL").map_or_else(
-        |_| {
-            let home = std::env::var("HOME").unwrap_or_default();
-            PathBuf::from(home).join(".cache/opencharacter/models/SmolLM2-135M-Instruct.Q4_1.gguf")
-        },
-        PathBuf::from,
-    );
-    let file = GgufFile::open(&path).unwrap_or_else(|error| panic!("{error}; `cargo xtask test` fetches the model"));
+    let file = GgufFile::open(&embedded_model()).unwrap();
     let tokenizer = Tokenizer::from_gguf(&file).unwrap();
     let template = ChatTemplate::new(file.string("tokenizer.chat_template").unwrap(), &tokenizer);
     Model { decoder, tokenizer, template, fingerprint: "small".into(), path: folder }

@@ -4,10 +4,11 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use candle_core::{DType, Device, Tensor, quantized::gguf_file};
+use opencharacter_fixtures::fixture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,10 +23,6 @@ const TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}{% if messag
     {{ message['content'] + eos_token }}{% else %}[{{ message['role'] }}] {{ message['content'] }}:{% endif %}\
     {% endfor %}";
 
-fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
 /// A small model of one family with a tokenizer, as a folder.
 struct Source {
     folder: TempDir,
@@ -38,7 +35,7 @@ impl Source {
     /// The fixture `family` with the tokenizer of the fixture `tokenizer`, and rows added to its embedding and head.
     fn new(family: &'static str, tokenizer: &str) -> Self {
         let source = Self { folder: tempfile::tempdir().unwrap(), family, golden: true };
-        let mut config = folder::read_json(&data(family).join("config.json")).unwrap();
+        let mut config = folder::read_json(&fixture(family).join("config.json")).unwrap();
         config["vocab_size"] = VOCABULARY.into();
         config["bos_token_id"] = 1.into();
         config["eos_token_id"] = 2.into();
@@ -48,7 +45,7 @@ impl Source {
         source.write("tokenizer.json", &tokenizer);
         let settings = json!({ "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": adds_begin });
         source.write("tokenizer_config.json", &settings.to_string());
-        let files = fs::read_dir(data(family)).unwrap().map(|entry| entry.unwrap().path());
+        let files = fs::read_dir(fixture(family)).unwrap().map(|entry| entry.unwrap().path());
         let weights = files.filter(|path| {
             let name = path.file_name().unwrap().to_string_lossy();
             name.starts_with("model") && name.ends_with(".safetensors")
@@ -115,9 +112,9 @@ impl Source {
 /// The `tokenizer.json` of a fixture, and whether a text begins with `<s>`.
 fn tokenizer_json(name: &str) -> (String, bool) {
     if name == "sentencepiece" {
-        return (fs::read_to_string(data("tokenizers/sentencepiece/tokenizer.json")).unwrap(), true);
+        return (fs::read_to_string(fixture("tokenizers/sentencepiece/tokenizer.json")).unwrap(), true);
     }
-    let file = GgufFile::open(&data(&format!("tokenizers/{name}.gguf"))).unwrap();
+    let file = GgufFile::open(&fixture(&format!("tokenizers/{name}.gguf"))).unwrap();
     let tokenizer = Tokenizer::from_gguf(&file).unwrap();
     (tokenizer.inner().to_string(false).unwrap(), tokenizer.adds_begin_of_text())
 }
@@ -173,7 +170,7 @@ fn to_folder(export: &Export<'_>, folder: &Path) -> Model {
 
 /// `[tokens, vocabulary]`, on the fixture's first sequence.
 fn logits(decoder: &Decoder, family: &str) -> Vec<Vec<f32>> {
-    let golden = candle_core::safetensors::load(data(family).join("golden.safetensors"), &Device::Cpu).unwrap();
+    let golden = candle_core::safetensors::load(fixture(family).join("golden.safetensors"), &Device::Cpu).unwrap();
     let tokens = golden["tokens_0"].to_vec1::<i64>().unwrap();
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -185,14 +182,14 @@ fn logits(decoder: &Decoder, family: &str) -> Vec<Vec<f32>> {
 
 /// Relative error of the logits against those of transformers, or of peft where there is an adapter.
 fn difference_from_pytorch(decoder: &Decoder, family: &str, name: &str) -> f64 {
-    let golden = candle_core::safetensors::load(data(family).join("golden.safetensors"), &Device::Cpu).unwrap();
+    let golden = candle_core::safetensors::load(fixture(family).join("golden.safetensors"), &Device::Cpu).unwrap();
     let expected = golden[name].to_vec2::<f32>().unwrap().concat();
     let found: Vec<f32> = logits(decoder, family).iter().flat_map(|row| row[..GOLDEN].to_vec()).collect();
     gate::relative_error(&found, &expected)
 }
 
 fn assert_same_tokens(found: &Tokenizer, expected: &Tokenizer, name: &str) {
-    let texts = fs::read_to_string(data("mixed_text.json")).unwrap();
+    let texts = fs::read_to_string(fixture("mixed_text.json")).unwrap();
     for text in serde_json::from_str::<Vec<String>>(&texts).unwrap() {
         assert_eq!(found.encode(&text), expected.encode(&text), "{name}: {text:?}");
         assert_eq!(found.encode_after(&[], &text), expected.encode_after(&[], &text), "{name}: {text:?}");
@@ -247,7 +244,7 @@ fn every_family_is_merged_as_peft_merges_it() {
     for (name, source) in sources().into_iter().filter(|(_, source)| source.golden) {
         let model = source.model();
         assert!(difference_from_pytorch(&model.decoder, source.family, "base_logits_0") < 1e-5, "{name}");
-        let adapter = LoraAdapter::load(&data(source.family).join("adapter"), model.decoder.config()).unwrap();
+        let adapter = LoraAdapter::load(&fixture(source.family).join("adapter"), model.decoder.config()).unwrap();
         // Rows of 24 and 12 weights are no whole blocks, so that some of the `q8_0` files is f16.
         for (weight_type, bound) in [(WeightType::F32, 1e-5), (WeightType::F16, 1e-2), (WeightType::Q8_0, 0.15)] {
             let out = tempfile::tempdir().unwrap();
@@ -290,7 +287,7 @@ fn files_are_those_of_llama_cpps_converter() {
         let source = Source::new(family, tokenizer);
         to_gguf(&export(&source.model(), None, WeightType::F16), out.path());
         let (metadata, tensors) = read(&out.path().join("model.gguf"));
-        let (expected_metadata, expected) = read(&data(family).join("model.gguf"));
+        let (expected_metadata, expected) = read(&fixture(family).join("model.gguf"));
         assert_eq!(tensors.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{family}");
         for (name, expected) in &expected {
             let found = &tensors[name];
@@ -322,7 +319,7 @@ fn what_a_format_cannot_say_is_refused() {
         let destination = Destination::file(&out.path().join("model.gguf")).unwrap();
         export_gguf(destination, &export(&source.model(), None, WeightType::F16)).unwrap_err().to_string()
     };
-    let llama3 = folder::read_json(&data("small_llama3").join("config.json")).unwrap()["rope_parameters"].clone();
+    let llama3 = folder::read_json(&fixture("small_llama3").join("config.json")).unwrap()["rope_parameters"].clone();
     let attention = [LinearName::QProj, LinearName::KProj, LinearName::VProj, LinearName::OProj];
     let tokenizer = |change: fn(&mut Value)| {
         let source = Source::new("small_mistral", "sentencepiece");
@@ -363,7 +360,8 @@ fn what_a_format_cannot_say_is_refused() {
     }
 
     // A GGUF whose factors no `config.json` can name.
-    let mut unusual = folder::read_json(&data("small_llama3").join("config.json")).unwrap()["rope_parameters"].clone();
+    let mut unusual =
+        folder::read_json(&fixture("small_llama3").join("config.json")).unwrap()["rope_parameters"].clone();
     unusual["high_freq_factor"] = 9.0.into();
     let source = Source::new("small_llama3", "llama-bpe").with_config("rope_parameters", unusual);
     let out = tempfile::tempdir().unwrap();

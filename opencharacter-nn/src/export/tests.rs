@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use candle_core::{Device, Tensor};
+use opencharacter_fixtures::fixture;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::{Activations, PackedAttend, Parameter};
 
 fn data(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/small_llama").join(name)
+    fixture("small_llama").join(name)
 }
 
 /// The small model's folder with a tokenizer of fewer tokens than the embedding has rows, and its adapter.

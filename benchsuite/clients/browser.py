@@ -108,7 +108,7 @@ with sync_playwright() as playwright:
 
     # Stop.
     words.fill("Tell me a very long story about the harbour, with every detail.")
-    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Send").click()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
 

@@ -282,11 +282,17 @@ async function chat(id) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
   });
 
+  /** Until `work` has ended, its redrawing included, nothing else is said: redrawing would take its bubbles away. */
+  let busy = false;
+  const alone = async (work) => {
+    if (busy) return;
+    busy = say.disabled = true;
+    try { await work(); } finally { busy = say.disabled = false; }
+  };
   /** Streams an answer into a bubble; its id, or null when it was stopped. */
   const stream = async (address, json, bubble) => {
     stopAnswer = new AbortController();
     stop.hidden = false;
-    say.disabled = true;
     bubble.classList.add("writing");
     let answered = null;
     try {
@@ -300,18 +306,17 @@ async function chat(id) {
     } finally {
       stopAnswer = null;
       stop.hidden = true;
-      say.disabled = false;
       bubble.classList.remove("writing");
     }
     return answered;
   };
   const bubble = (role, who, text) => make("div", { className: `message ${role}` }, make("div", { className: "who" }, who), make("div", { className: "text" }, text));
   const redraw = async () => { draw(await get(path)); };
-  const again = doing(async () => {
+  const again = doing(() => alone(async () => {
     const waiting = bubble("assistant", session.character_name, "");
     log.append(waiting);
     try { await stream(`${path}/answers`, { model: model.value }, waiting); } finally { await redraw(); words.focus(); }
-  });
+  }));
 
   const draw = (now) => {
     log.replaceChildren(...now.messages.map((message, index) => {
@@ -337,9 +342,9 @@ async function chat(id) {
     area.focus();
   };
 
-  form.addEventListener("submit", doing(async () => {
+  form.addEventListener("submit", doing(() => alone(async () => {
     const content = words.value.trim();
-    if (!content || say.disabled) return;
+    if (!content) return;
     words.value = "";
     log.append(bubble("user", session.user_name, content));
     // The first one is nobody; its own adapter has no name either.
@@ -348,7 +353,7 @@ async function chat(id) {
     log.append(waiting);
     log.scrollTop = log.scrollHeight;
     try { await stream(`${path}/messages`, { content, model: model.value }, waiting); } finally { await redraw(); words.focus(); }
-  }));
+  })));
 
   /** The same message answered by two models, side by side; which is better is kept for training. */
   const compare = async (content) => {

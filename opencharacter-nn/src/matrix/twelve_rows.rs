@@ -1,10 +1,12 @@
 //! A whole tile on AVX-512: twelve rows by the columns of one panel or two, each instruction in its place.
 //!
-//! Two panels of twelve rows fill the 32 registers. Each value is then loaded once for two multiply-adds; with one panel
+//! Two panels of twelve rows take 27 of 32 registers. Each value is then loaded once for two multiply-adds; with one panel
 //! every multiply-add loads a value, and as many loads as multiplications start in a cycle. Compiled from intrinsics, with
 //! strides that are known at run time only, each input took a dozen further instructions for addresses, which compete
 //! with the multiplications for where they start. Of two cores' 325 GFLOP/s, a product of 1,024 x 576 by 576 x 1,536
-//! reached 206 compiled from intrinsics with one panel (Emerald Rapids, medians of 15).
+//! reached 206 compiled with one panel, 286 compiled with two and 303 like this (Emerald Rapids, medians of 15 in quiet
+//! minutes). Zen 4, which starts half as many multiplications in a cycle, gained nothing from a second panel when both
+//! were compiled (training 270 against 260 tokens/s, prefill 764 against 781); the assembly was not measured there.
 
 use std::arch::{
     asm,

@@ -21,6 +21,7 @@ mod kernel;
 mod outer;
 #[cfg(target_arch = "x86_64")]
 mod six_rows;
+mod turn;
 #[cfg(target_arch = "x86_64")]
 mod twelve_rows;
 
@@ -36,6 +37,7 @@ pub(crate) use kernel::{
     InstructionSet, Layout, PANEL, PanelElement, Panels, Results, Tile, instruction_set, tile_rows,
 };
 pub(crate) use outer::{Target, add_outer_product};
+use turn::turn;
 
 use crate::{
     simd,
@@ -292,66 +294,56 @@ impl PackedMatrix {
         }
     }
 
-    /// 16 columns of the (turned) matrix for `inputs` of its inner product, as `[inputs][16]`: a part of the matrix
-    /// itself where it lies ready, else `buffer`.
-    fn panel<'a>(
-        &'a self,
+    /// Panels of the (turned) matrix for the `inner` part of its inner product, `[inner][16]` each: in the matrix itself
+    /// where they lie ready, else in `buffer`, in distances of [`CHUNK`] inputs.
+    fn panels(
+        &self,
         orientation: Orientation,
-        panel: usize,
-        inner: Range<usize>,
-        buffer: &'a mut [f32],
-    ) -> &'a [f32] {
+        panels: &Range<usize>,
+        inner: &Range<usize>,
+        buffer: &mut [f32],
+    ) -> Panels<f32> {
         match (orientation, &self.storage) {
-            (Orientation::Forward, Storage::Floats(panels)) => {
-                let start = (panel * self.inputs + inner.start) * PANEL;
-                &panels[start..start + inner.len() * PANEL]
+            (Orientation::Forward, Storage::Floats(values)) => {
+                let stride = self.inputs * PANEL;
+                let (start, end) = (panels.start * stride + inner.start * PANEL, panels.end * stride);
+                return Panels { first: values[start..end].as_ptr(), stride, count: panels.len() };
             }
             (Orientation::Forward, Storage::Blocks(blocks)) => {
-                let buffer = &mut buffer[..inner.len() * PANEL];
-                blocks.unpack(panel, inner.start, buffer);
-                buffer
-            }
-            (Orientation::Transposed, storage) => {
-                let buffer = &mut buffer[..inner.len() * PANEL];
-                let first = panel * PANEL;
-                let count = PANEL.min(self.inputs - first);
-                let mut unpacked = [0.0; PANEL * PANEL];
-                // Chunks begin at multiples of 16, so each covers whole panels but for the last one's empty lanes.
-                for (index, out) in buffer.chunks_mut(PANEL * PANEL).enumerate() {
-                    let source = inner.start / PANEL + index;
-                    let block = match storage {
-                        Storage::Floats(panels) => {
-                            let start = (source * self.inputs + first) * PANEL;
-                            &panels[start..start + count * PANEL]
-                        }
-                        Storage::Blocks(blocks) => {
-                            blocks.unpack(source, first, &mut unpacked[..count * PANEL]);
-                            &unpacked[..count * PANEL]
-                        }
-                    };
-                    turn(block, out);
+                for (panel, out) in panels.clone().zip(buffer.chunks_exact_mut(CHUNK * PANEL)) {
+                    blocks.unpack(panel, inner.start, &mut out[..inner.len() * PANEL]);
                 }
-                buffer
             }
+            (Orientation::Transposed, storage) => self.turn_panels(storage, panels, inner, buffer),
         }
+        Panels { first: buffer.as_ptr(), stride: CHUNK * PANEL, count: panels.len() }
     }
-}
 
-crate::simd::vectorised! {
-    /// `out[lane][column] = block[column][lane]`; both have rows of 16, `out` as many as are wanted. Columns that
-    /// `block` lacks keep what they held: nobody reads their products.
-    fn turn(block: &[f32], out: &mut [f32]) {
-        if let (Ok(block), Ok(out)) = (<&[f32; 256]>::try_from(block), <&mut [f32; 256]>::try_from(&mut *out)) {
-            for column in 0..PANEL {
-                for lane in 0..PANEL {
-                    out[lane * PANEL + column] = block[column * PANEL + lane];
+    /// Turned panels, 16 inputs of all of them at a time: those lie side by side in memory.
+    fn turn_panels(&self, storage: &Storage, panels: &Range<usize>, inner: &Range<usize>, buffer: &mut [f32]) {
+        let columns = panels.start * PANEL..(panels.end * PANEL).min(self.inputs);
+        let mut unpacked = [0.0; GROUP * PANEL * PANEL];
+        // Chunks begin at multiples of 16, so each covers whole panels but for the last one's empty lanes.
+        for (index, source) in (inner.start / PANEL..inner.end.div_ceil(PANEL)).enumerate() {
+            let strip = match storage {
+                Storage::Floats(values) => {
+                    let part = |source: usize| (source * self.inputs + columns.start) * PANEL;
+                    let length = columns.len() * PANEL;
+                    // The processor does not foresee where the next ones lie.
+                    if let Some(next) = values.get(part(source + 1)..part(source + 1) + length) {
+                        simd::prefetch(next);
+                    }
+                    &values[part(source)..part(source) + length]
                 }
-            }
-            return;
-        }
-        for (lane, row) in out.chunks_exact_mut(PANEL).enumerate() {
-            for (value, column) in row.iter_mut().zip(block.chunks_exact(PANEL)) {
-                *value = column[lane];
+                Storage::Blocks(blocks) => {
+                    let unpacked = &mut unpacked[..columns.len() * PANEL];
+                    blocks.unpack(source, columns.start, unpacked);
+                    unpacked
+                }
+            };
+            let wanted = index * PANEL * PANEL..((index + 1) * PANEL).min(inner.len()) * PANEL;
+            for (block, out) in strip.chunks(PANEL * PANEL).zip(buffer.chunks_exact_mut(CHUNK * PANEL)) {
+                turn(block, &mut out[wanted.clone()]);
             }
         }
     }
@@ -449,7 +441,8 @@ impl<'a> Product<'a> {
             inner_total += inner;
         }
         let panels = features.div_ceil(PANEL).max(1);
-        // Enough tasks that a thread which is held up costs little, few enough that each is worth its start.
+        // Enough tasks that a thread which is held up costs little, few enough that each is worth its start: three times
+        // as many f32 tasks made training 2 to 5% slower (Zen 4).
         let wanted = if 2 * rows * inner_total * features < 100_000 { 1 } else { team::threads() * 4 };
         let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
         let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(tile_rows());
@@ -545,37 +538,29 @@ impl<'a> Product<'a> {
             ready.resize(GROUP * CHUNK * PANEL + MAX_TILE_ROWS * NEAR_STRIDE, 0.0);
             let (ready, near) = ready.split_at_mut(GROUP * CHUNK * PANEL);
             for chunk in chunks(inner) {
-                let buffers = ready.chunks_exact_mut(CHUNK * PANEL);
-                let mut weights = panels
-                    .clone()
-                    .zip(buffers)
-                    .map(|(panel, buffer)| matrix.panel(self.orientation, panel, chunk.clone(), buffer).as_ptr());
-                let Some(first) = weights.next() else { return };
-                // Every one is made ready here; all lie in the matrix or all in buffers, so their distances are equal.
-                let second = weights.fold(None, |second, panel| second.or(Some(panel)));
-                // SAFETY: both point into one allocation.
-                let stride = second.map_or(0, |second| unsafe { second.offset_from(first) } as usize);
+                let ready = matrix.panels(self.orientation, panels, &chunk, ready);
                 let part = RowPart { x, inner, chunk: chunk.clone() };
                 let columns = self.features.min(panels.end * PANEL) - panels.start * PANEL;
-                let whole = Panels { first, stride, count: columns / PANEL };
+                let whole = columns / PANEL;
                 for row in rows.clone().step_by(step) {
                     let count = (rows.end - row).min(step);
                     let tile = part.tile(row, count, near);
                     let next = row + count..rows.end.min(row + count + step);
                     // What is asked of memory is spread over the panels.
-                    let at_once = if part.collides() { 1 } else { whole.count.max(1) };
+                    let at_once = if part.collides() { 2 } else { whole.max(1) };
                     // SAFETY: `count` rows lie behind `tile.x`, the chunk's inputs x 16 weights behind each panel, and
                     // the tile's elements inside `out` by the caller's promise.
                     unsafe {
                         let corner = self.out.get().add(row * self.features + panels.start * PANEL);
-                        for index in (0..whole.count).step_by(at_once) {
-                            part.prefetch(&next, index, whole.count);
-                            let panels = Panels { first: first.add(index * stride), stride, count: at_once };
+                        for index in (0..whole).step_by(at_once) {
+                            part.prefetch(&next, index / at_once, whole.div_ceil(at_once));
+                            let first = ready.first.add(index * ready.stride);
+                            let panels = Panels { first, count: at_once.min(whole - index), ..ready };
                             let out = Results::rows(corner.add(index * PANEL), self.features);
                             tile.run_on(set, count, panels, out, accumulate);
                         }
-                        if !columns.is_multiple_of(PANEL) {
-                            let (panel, corner) = (first.add(whole.count * stride), corner.add(whole.count * PANEL));
+                        if whole < ready.count {
+                            let (panel, corner) = (ready.first.add(whole * ready.stride), corner.add(whole * PANEL));
                             run_clipped(set, tile, count, panel, corner, self.features, columns % PANEL, accumulate);
                         }
                     }

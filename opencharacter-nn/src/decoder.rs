@@ -10,8 +10,11 @@ use candle_core::{Result, Tensor};
 use crate::{
     Activations, DecoderConfig, Gradients, LinearName, NnError, NormName, PackedMatrix, Parameter, WeightData,
     adapter::{Adapter, PackedAdapter},
-    matrix::{Target, add_outer_product},
-    ops::{self, AttentionShape, Direction, Layer, LinearInput, PackedLora, RotaryFrequencies, Rotation, Upstream},
+    matrix::{OuterProduct, Target, add_outer_products},
+    ops::{
+        self, AttentionShape, Direction, Layer, LinearInput, LowRankPart, PackedLora, RotaryFrequencies, Rotation,
+        Upstream,
+    },
     team,
     weights::WeightSource,
 };
@@ -315,7 +318,7 @@ impl Decoder {
         let normed_middle = ops::rms_norm(&tape_middle, &pass.block.post_attention_norm, epsilon)?;
         let up = up.map_or_else(|| pass.forward(LinearName::UpProj, &normed_middle), Ok)?;
         let down = [(LinearName::DownProj, upstream)];
-        let (gradient, inner) = pass.input_gradient(&down)?;
+        let (gradient, inner) = ops::linear_input_gradient(&pass.upstream(&down))?;
         let ops::SwigluBackward { activated, gate, up } = ops::swiglu_backward(&tape.gate, &up, &gradient)?;
         pass.add(&activated, &down, &inner)?;
         let normed = pass.linears(&normed_middle, &[(LinearName::GateProj, &gate), (LinearName::UpProj, &up)])?;
@@ -479,57 +482,65 @@ impl<'a> BlockBackward<'a> {
         Ok(out)
     }
 
-    /// The gradient of the input that layers share, given those of their results, and for each adapter the gradient of
-    /// its inner product.
-    fn input_gradient(&self, parts: &[(LinearName, &Tensor)]) -> Result<(Tensor, Vec<Option<Vec<f32>>>)> {
-        let upstream: Vec<Upstream<'_>> = parts
-            .iter()
-            .map(|&(name, gradient)| Upstream {
-                gradient,
-                weight: &self.block.linear(name).weight,
-                lora: self.lora(name),
-            })
-            .collect();
-        ops::linear_input_gradient(&upstream)
+    /// What layers send back, given the gradients of their results.
+    fn upstream<'b>(&'b self, parts: &[(LinearName, &'b Tensor)]) -> Vec<Upstream<'b>> {
+        let part =
+            |&(name, gradient)| Upstream { gradient, weight: &self.block.linear(name).weight, lora: self.lora(name) };
+        parts.iter().map(part).collect()
     }
 
     /// Gradients of the layers that share input `x`, each given the gradient of its result; returns that of `x`.
     fn linears(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<Tensor> {
-        let (gradient, inner) = self.input_gradient(parts)?;
+        let (gradient, inner) = ops::linear_input_gradient(&self.upstream(parts))?;
         self.add(x, parts, &inner)?;
         Ok(gradient)
     }
 
     /// As [`BlockBackward::linears`] where nobody wants the gradient of `x`.
     fn parameters(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<()> {
-        let inner = parts
-            .iter()
-            .map(|&(name, gradient)| self.lora(name).map(|lora| lora.inner_gradient(gradient)).transpose())
-            .collect::<Result<Vec<_>>>()?;
+        let inner = ops::inner_gradients(&self.upstream(parts))?;
         self.add(x, parts, &inner)
     }
 
+    /// Adds the gradients of what is trained in layers that share input `x`.
     fn add(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)], inner: &[Option<Vec<f32>>]) -> Result<()> {
-        let layer = self.layer;
-        for (&(name, gradient), inner) in parts.iter().zip(inner) {
-            if let (Some(lora), Some(inner)) = (self.lora(name), inner)
-                && let Some([a, b]) =
-                    self.gradients.pair_mut(Parameter::LoraA(layer, name), Parameter::LoraB(layer, name))
-            {
-                ops::low_rank_gradients(lora, x, gradient, inner, a, b)?;
-            }
-            if let Some(panels) = self.gradients.get_mut(Parameter::Weight(layer, name)) {
-                let (x, gradient) = (ops::floats(x)?, ops::floats(gradient)?);
-                add_outer_product(
-                    &x,
-                    &gradient,
-                    x.len() / self.block.linear(name).weight.inputs(),
-                    Target::Panels(panels),
-                );
-            }
-            if let Some(sums) = self.gradients.get_mut(Parameter::Bias(layer, name)) {
+        self.add_factors(x, parts, inner)?;
+        self.add_weights(x, parts)?;
+        for &(name, gradient) in parts {
+            if let Some(sums) = self.gradients.get_mut(Parameter::Bias(self.layer, name)) {
                 ops::bias_gradient(gradient, sums)?;
             }
+        }
+        Ok(())
+    }
+
+    fn add_factors(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)], inner: &[Option<Vec<f32>>]) -> Result<()> {
+        let adapters: Vec<Option<&PackedLora>> = parts.iter().map(|&(name, _)| self.lora(name)).collect();
+        let factors =
+            |&(name, _): &(LinearName, _)| [Parameter::LoraA(self.layer, name), Parameter::LoraB(self.layer, name)];
+        let factors: Vec<Parameter> = parts.iter().flat_map(factors).collect();
+        let mut sums = self.gradients.several_mut(&factors).into_iter();
+        let mut low_rank = Vec::with_capacity(parts.len());
+        for ((&(_, gradient), inner), lora) in parts.iter().zip(inner).zip(adapters) {
+            if let (Some(lora), Some(inner), Some(Some(a)), Some(Some(b))) = (lora, inner, sums.next(), sums.next()) {
+                low_rank.push(LowRankPart { lora, gradient, inner, a, b });
+            }
+        }
+        if low_rank.is_empty() { Ok(()) } else { ops::low_rank_gradients(x, &mut low_rank) }
+    }
+
+    fn add_weights(&mut self, x: &Tensor, parts: &[(LinearName, &Tensor)]) -> Result<()> {
+        let gradients = parts.iter().map(|(_, gradient)| ops::floats(gradient)).collect::<Result<Vec<_>>>()?;
+        let names: Vec<Parameter> = parts.iter().map(|&(name, _)| Parameter::Weight(self.layer, name)).collect();
+        let products: Vec<OuterProduct<'_>> = self
+            .gradients
+            .several_mut(&names)
+            .into_iter()
+            .zip(&gradients)
+            .filter_map(|(panels, right)| Some(OuterProduct { right, target: Target::Panels(panels?) }))
+            .collect();
+        if !products.is_empty() {
+            add_outer_products(&ops::floats(x)?, x.dim(0)?, products);
         }
         Ok(())
     }

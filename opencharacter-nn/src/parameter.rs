@@ -97,11 +97,14 @@ impl Gradients {
         self.0.get_mut(&parameter).map(Vec::as_mut_slice)
     }
 
-    /// The gradients of two parameters, if both are trained.
-    pub(crate) fn pair_mut(&mut self, first: Parameter, second: Parameter) -> Option<[&mut [f32]; 2]> {
-        let mut found = self.0.iter_mut().filter(|(parameter, _)| **parameter == first || **parameter == second);
-        let pair = [found.next()?, found.next()?].map(|(parameter, values)| (*parameter, values.as_mut_slice()));
-        let [low, high] = pair;
-        Some(if low.0 == first { [low.1, high.1] } else { [high.1, low.1] })
+    /// The gradients of several parameters, each if that is trained.
+    pub(crate) fn several_mut(&mut self, wanted: &[Parameter]) -> Vec<Option<&mut [f32]>> {
+        let mut found: Vec<Option<&mut [f32]>> = wanted.iter().map(|_| None).collect();
+        for (parameter, values) in &mut self.0 {
+            if let Some(place) = wanted.iter().position(|wanted| wanted == parameter) {
+                found[place] = Some(values.as_mut_slice());
+            }
+        }
+        found
     }
 }

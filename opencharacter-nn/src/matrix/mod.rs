@@ -36,7 +36,7 @@ use kernel::MAX_TILE_ROWS;
 pub(crate) use kernel::{
     InstructionSet, Layout, PANEL, PanelElement, Panels, Results, Tile, instruction_set, tile_rows,
 };
-pub(crate) use outer::{Target, add_outer_product};
+pub(crate) use outer::{OuterProduct, Target, add_outer_products};
 use turn::turn;
 
 use crate::{

@@ -1,6 +1,6 @@
 //! Weight gradients: products that sum over the tokens.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     kernel::{Layout, MAX_TILE_ROWS, PANEL, Panels, Results, Tile, instruction_set, tile_rows},
@@ -11,7 +11,7 @@ use crate::team::{self, Pointer};
 /// Tokens that are multiplied at once: 8 strips of 256 x 16 values are 128 KiB, a quarter of a core's second-level cache,
 /// and each tile of the result is read and written once for all of them.
 const CHUNK: usize = 256;
-/// Panels of the right factor that share a strip of the left one.
+/// Most panels of the right factor that share a strip of the left one.
 const GROUP: usize = 8;
 
 thread_local! {
@@ -27,71 +27,154 @@ pub(crate) enum Target<'a> {
     Panels(&'a mut [f32]),
 }
 
-/// `target[i][j] += sum over tokens of left[token][i] * right[token][j]`.
+/// One of the outer products that share their left factor.
+pub(crate) struct OuterProduct<'a> {
+    /// `[tokens, right_features]`.
+    pub(crate) right: &'a [f32],
+    pub(crate) target: Target<'a>,
+}
+
+/// For each product, `target[i][j] += sum over tokens of left[token][i] * right[token][j]`.
 ///
-/// `left` is `[tokens, left_features]`, `right` is `[tokens, right_features]`. Both are copied into contiguous strips
-/// first, the left one whole and the right one as far as it is needed: reading a column of a wide matrix would hit few
-/// cache sets again and again. Each element is one chain of fused multiply-adds in the order of the tokens, so threads
-/// change no bit.
-pub(crate) fn add_outer_product(left: &[f32], right: &[f32], tokens: usize, target: Target<'_>) {
+/// `left` is `[tokens, left_features]`. All factors are copied into contiguous strips first, the left one whole and once
+/// for all products, the right ones as far as they are needed: reading a column of a wide matrix would hit few cache sets
+/// again and again. Each element is one chain of fused multiply-adds in the order of the tokens, so neither threads nor
+/// company change a bit.
+pub(crate) fn add_outer_products<'a>(
+    left: &[f32],
+    tokens: usize,
+    products: impl IntoIterator<Item = OuterProduct<'a>>,
+) {
     if tokens == 0 {
         return;
     }
-    let (left_features, right_features) = (left.len() / tokens, right.len() / tokens);
-    let panels = right_features.div_ceil(PANEL);
-    // The last panel's lanes without a feature exist in panels, not in rows.
-    let (out, row_stride, panel_stride, whole_panels, length) = match target {
-        Target::Rows(out) => (out.as_mut_ptr(), right_features, PANEL, right_features / PANEL, out.len()),
-        Target::Panels(out) => {
-            assert_eq!(out.len(), panels * PANEL * left_features, "a matrix of these panels");
-            (out.as_mut_ptr(), PANEL, PANEL * left_features, panels, left_features * right_features)
+    let features = left.len() / tokens;
+    assert_eq!(left.len(), tokens * features, "left has tokens x features elements");
+    let sums: Vec<Sum<'a>> = products.into_iter().map(|product| Sum::new(product, features, tokens)).collect();
+    let groups = sums.iter().map(Sum::groups).sum();
+    if groups == 0 {
+        return;
+    }
+    let left = Left::new(left, features, tokens, groups);
+    team::for_each(groups * left.parts, |index| {
+        let (mut group, part) = (index / left.parts, index % left.parts);
+        for sum in &sums {
+            if group < sum.groups() {
+                // SAFETY: tasks differ in their product, or in their rows or columns of its target.
+                unsafe { sum.task(group, &left, left.part(part)) };
+                return;
+            }
+            group -= sum.groups();
         }
-    };
-    assert!(left.len() == tokens * left_features && right.len() == tokens * right_features);
-    assert_eq!(length, left_features * right_features, "target has left x right elements");
-    let out = Pointer(out);
-    let (set, step) = (instruction_set(), tile_rows());
-    // A wide left factor is split too, in whole tiles.
-    let groups = panels.div_ceil(GROUP);
-    let splits = (team::threads() * 4).div_ceil(groups).clamp(1, left_features.div_ceil(step * 4).max(1));
-    let split = left_features.div_ceil(splits).next_multiple_of(step);
-    let splits = left_features.div_ceil(split);
-    let strips = left_features.div_ceil(step);
-    let left_strips = team::fill(strips * step * tokens, step * tokens, |strip, target| {
-        copy_strip(left, left_features, strip * step, tokens, step, target);
     });
-    let task = |index: usize| {
-        let (group, part) = (index / splits, index % splits);
-        let strips = group * GROUP..((group + 1) * GROUP).min(panels);
-        STRIPS.with_borrow_mut(|right_strips| {
-            right_strips.resize(GROUP * CHUNK * PANEL, 0.0);
-            for start in (0..tokens).step_by(CHUNK) {
-                let count = CHUNK.min(tokens - start);
-                for (strip, panel) in right_strips.chunks_exact_mut(CHUNK * PANEL).zip(strips.clone()) {
-                    copy_strip(&right[start * right_features..], right_features, panel * PANEL, count, PANEL, strip);
+}
+
+/// The left factor, in strips of a tile's rows over all tokens.
+struct Left {
+    strips: Vec<f32>,
+    features: usize,
+    tokens: usize,
+    /// Rows of a tile.
+    step: usize,
+    /// Features of a part, whole tiles but for the last one's, and how many parts there are.
+    part_features: usize,
+    parts: usize,
+}
+
+impl Left {
+    /// In as many parts as `groups` groups of panels need to occupy all threads.
+    fn new(left: &[f32], features: usize, tokens: usize, groups: usize) -> Self {
+        let step = tile_rows();
+        let parts = (team::threads() * 4).div_ceil(groups).clamp(1, features.div_ceil(step * 4).max(1));
+        let part_features = features.div_ceil(parts).next_multiple_of(step);
+        let strips = team::fill(features.div_ceil(step) * step * tokens, step * tokens, |strip, target| {
+            copy_strip(left, features, strip * step, tokens, step, target);
+        });
+        Self { strips, features, tokens, step, part_features, parts: features.div_ceil(part_features) }
+    }
+
+    fn part(&self, index: usize) -> Range<usize> {
+        index * self.part_features..((index + 1) * self.part_features).min(self.features)
+    }
+
+    /// The strip from feature `first` on, for `tokens`.
+    fn tile(&self, first: usize, tokens: &Range<usize>) -> Tile {
+        let strip = &self.strips[first * self.tokens + tokens.start * self.step..][..tokens.len() * self.step];
+        Tile { x: strip.as_ptr(), layout: Layout::Columns(self.step), inputs: tokens.len() }
+    }
+}
+
+/// An [`OuterProduct`], and how its target lies in memory.
+struct Sum<'a> {
+    right: &'a [f32],
+    features: usize,
+    panels: usize,
+    /// Panels of a task: an even number, since two are multiplied at once.
+    group_size: usize,
+    /// Panels whose 16 lanes all exist in the target.
+    whole_panels: usize,
+    out: Pointer<f32>,
+    row_stride: usize,
+    panel_stride: usize,
+}
+
+impl<'a> Sum<'a> {
+    fn new(OuterProduct { right, target }: OuterProduct<'a>, left_features: usize, tokens: usize) -> Self {
+        let features = right.len() / tokens;
+        assert_eq!(right.len(), tokens * features, "right has tokens x features elements");
+        let panels = features.div_ceil(PANEL);
+        // The last panel's lanes without a feature exist in panels, not in rows.
+        let (out, row_stride, panel_stride, whole_panels, length) = match target {
+            Target::Rows(out) => (out, features, PANEL, features / PANEL, left_features * features),
+            Target::Panels(out) => (out, PANEL, PANEL * left_features, panels, panels * PANEL * left_features),
+        };
+        assert_eq!(out.len(), length, "target has left x right elements, or the panels of such a matrix");
+        let groups = panels.div_ceil(GROUP).max((team::threads() * 4).min(panels / 4)).max(1);
+        let group_size = panels.div_ceil(groups).next_multiple_of(2);
+        let out = Pointer(out.as_mut_ptr());
+        Self { right, features, panels, group_size, whole_panels, out, row_stride, panel_stride }
+    }
+
+    /// How many tasks share a part of the left factor.
+    fn groups(&self) -> usize {
+        self.panels.div_ceil(self.group_size)
+    }
+
+    /// Adds the products of some of the left features and the `group`th panels.
+    ///
+    /// # Safety
+    /// The target is borrowed alone, and nobody else adds to these rows of these columns meanwhile.
+    unsafe fn task(&self, group: usize, left: &Left, rows: Range<usize>) {
+        let set = instruction_set();
+        let group = group * self.group_size..((group + 1) * self.group_size).min(self.panels);
+        let whole = group.end.min(self.whole_panels) - group.start;
+        STRIPS.with_borrow_mut(|strips| {
+            strips.resize(GROUP * CHUNK * PANEL, 0.0);
+            for start in (0..left.tokens).step_by(CHUNK) {
+                let tokens = start..(start + CHUNK).min(left.tokens);
+                let right = &self.right[start * self.features..];
+                for (strip, panel) in strips.chunks_exact_mut(CHUNK * PANEL).zip(group.clone()) {
+                    copy_strip(right, self.features, panel * PANEL, tokens.len(), PANEL, strip);
                 }
-                for first in (part * split..((part + 1) * split).min(left_features)).step_by(step) {
-                    let rows = step.min(left_features - first).min((part + 1) * split - first);
-                    let left_strip = &left_strips[first * tokens + start * step..][..count * step];
-                    let tile = Tile { x: left_strip.as_ptr(), layout: Layout::Columns(step), inputs: count };
-                    let whole = strips.end.min(whole_panels) - strips.start;
-                    let panels = Panels { first: right_strips.as_ptr(), stride: CHUNK * PANEL, count: whole };
-                    // SAFETY: all strips hold `count` tokens, and tasks differ in their rows or columns of `out`.
+                let panels = Panels { first: strips.as_ptr(), stride: CHUNK * PANEL, count: whole };
+                for first in rows.clone().step_by(left.step) {
+                    let count = left.step.min(rows.end - first);
+                    let tile = left.tile(first, &tokens);
+                    // SAFETY: all strips hold these tokens, and the results are this task's by the caller's promise.
                     unsafe {
-                        let corner = out.get().add(strips.start * panel_stride + first * row_stride);
-                        let results = Results { first: corner, row_stride, panel_stride };
-                        tile.run_on(set, rows, panels, results, true);
-                        if whole < strips.len() {
-                            let (panel, corner) =
-                                (panels.first.add(whole * panels.stride), corner.add(whole * panel_stride));
-                            run_clipped(set, tile, rows, panel, corner, row_stride, right_features % PANEL, true);
+                        let corner = self.out.get().add(group.start * self.panel_stride + first * self.row_stride);
+                        let (row_stride, panel_stride) = (self.row_stride, self.panel_stride);
+                        tile.run_on(set, count, panels, Results { first: corner, row_stride, panel_stride }, true);
+                        if whole < group.len() {
+                            let panel = panels.first.add(whole * panels.stride);
+                            let corner = corner.add(whole * panel_stride);
+                            run_clipped(set, tile, count, panel, corner, row_stride, self.features % PANEL, true);
                         }
                     }
                 }
             }
         });
-    };
-    team::for_each(groups * splits, task);
+    }
 }
 
 /// Copies `width` columns from `first` on of `count` rows into rows of `width`; columns beyond the last are zero.

@@ -67,17 +67,27 @@ proptest! {
         let (x, g) = (random(seed, tokens * left), random(seed ^ 1, tokens * right));
         let expected = exact(left, tokens, right, |i, t| x[t * left + i], |t, j| g[t * right + j]);
         let mut rows = vec![0.0; left * right];
-        add_outer_product(&x, &g, tokens, Target::Rows(&mut rows));
+        add_outer_products(&x, tokens, [OuterProduct { right: &g, target: Target::Rows(&mut rows) }]);
         assert_close(&rows, &expected);
         // The same in the layout of a matrix with `left` inputs and `right` outputs.
         let mut matrix = PackedMatrix::new(&vec![0.0; left * right], right, left);
-        add_outer_product(&x, &g, tokens, Target::Panels(matrix.floats_mut().unwrap()));
+        let target = Target::Panels(matrix.floats_mut().unwrap());
+        add_outer_products(&x, tokens, [OuterProduct { right: &g, target }]);
         let turned = matrix.to_rows();
         for i in 0..left {
             for j in 0..right {
                 prop_assert_eq!(turned[j * left + i], rows[i * right + j]);
             }
         }
+        // In company of another product with the same left factor.
+        let h = random(seed ^ 2, tokens * left);
+        let (mut again, mut other) = (vec![0.0; left * right], vec![0.0; left * left]);
+        add_outer_products(&x, tokens, [
+            OuterProduct { right: &h, target: Target::Rows(&mut other) },
+            OuterProduct { right: &g, target: Target::Rows(&mut again) },
+        ]);
+        prop_assert_eq!(&again, &rows);
+        assert_close(&other, &exact(left, tokens, left, |i, t| x[t * left + i], |t, j| h[t * left + j]));
         let padding: usize = matrix.floats_mut().unwrap().iter().filter(|value| **value != 0.0).count();
         prop_assert!(padding <= left * right, "lanes beyond the last output stay zero");
     }
@@ -98,7 +108,7 @@ fn bits_do_not_depend_on_company_or_threads() {
     }
     let outer = || {
         let mut out = vec![0.0; inputs * outputs];
-        add_outer_product(&x, &g, rows, Target::Rows(&mut out));
+        add_outer_products(&x, rows, [OuterProduct { right: &g, target: Target::Rows(&mut out) }]);
         out
     };
     let expected = outer();

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use candle_core::{Result, Tensor, bail};
 
 use super::storage::{floats, from_floats};
-use crate::matrix::{Activations, PackedMatrix, Target, add_outer_product};
+use crate::matrix::{Activations, OuterProduct, PackedMatrix, Target, add_outer_products};
 use crate::{
     simd,
     team::{self, Pointer},
@@ -105,7 +105,7 @@ fn run(
             gradient.extend(head.multiply_transposed(&logits, place.len()));
         }
         if let Some(target) = head_gradient.as_deref_mut() {
-            add_outer_product(hidden, &logits, place.len(), Target::Panels(target));
+            add_outer_products(hidden, place.len(), [OuterProduct { right: &logits, target: Target::Panels(target) }]);
         }
     }
     if weights.is_some() {

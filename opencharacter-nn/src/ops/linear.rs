@@ -1,60 +1,16 @@
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
 use super::{
-    Dropout,
     add::add_into,
+    low_rank::{PackedLora, inner_gradients, project},
     storage::{floats, from_floats},
 };
 use crate::matrix::{
-    Activations, EightBitRows, Orientation, PackedMatrix, Target, Term, add_outer_product, add_products, several_sums,
-    sum_of_products,
+    Activations, EightBitRows, Orientation, PackedMatrix, Term, add_products, several_sums, sum_of_products,
 };
 use crate::{simd, team};
-
-/// The two factors of a low-rank adapter (Hu et al., 2021) on one linear layer, packed for multiplication. The scale
-/// is folded into the second.
-#[derive(Debug, Clone)]
-pub(crate) struct PackedLora {
-    a: Arc<PackedMatrix>,
-    b: Arc<PackedMatrix>,
-    scale: f32,
-    /// On the adapter's input, while training.
-    dropout: Option<Dropout>,
-}
-
-impl PackedLora {
-    /// `a` is `[rank, inputs]`, `b` is `[outputs, rank]`.
-    pub(crate) fn new(a: &[f32], b: &[f32], outputs: usize, inputs: usize, rank: usize, scale: f32) -> Self {
-        let scaled: Vec<f32> = b.iter().map(|value| value * scale).collect();
-        Self {
-            a: Arc::new(PackedMatrix::new(a, rank, inputs)),
-            b: Arc::new(PackedMatrix::new(&scaled, outputs, rank)),
-            scale,
-            dropout: None,
-        }
-    }
-
-    /// The same with dropout on its input.
-    #[must_use]
-    pub(crate) fn with_dropout(self, dropout: Dropout) -> Self {
-        Self { dropout: Some(dropout), ..self }
-    }
-
-    /// `x A^T`, `[tokens, rank]`, with dropout on `x`.
-    fn project(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        match self.dropout {
-            Some(dropout) => self.a.multiply(&dropout.apply(x), rows),
-            None => self.a.multiply(x, rows),
-        }
-    }
-
-    /// The gradient of `x A^T`, `[tokens, rank]`, given that of the layer's result.
-    pub(crate) fn inner_gradient(&self, gradient: &Tensor) -> Result<Vec<f32>> {
-        Ok(self.b.multiply_transposed(&floats(gradient)?, gradient.dim(0)?))
-    }
-}
 
 /// An adapter's factors and the rows of the batch that they apply to.
 pub(crate) type AdaptedRows<'a> = (Range<usize>, &'a PackedLora);
@@ -136,18 +92,19 @@ fn linears_of<const COUNT: usize>(
 ) -> Result<[Tensor; COUNT]> {
     // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
     // adding them afterwards gives.
-    let projected: Vec<Option<Vec<f32>>> =
-        layers.iter().map(|layer| layer.adapter_of_all(rows).map(|lora| lora.project(values, rows))).collect();
+    let adapters = layers.each_ref().map(|layer| layer.adapter_of_all(rows));
+    let mut projected = project(&adapters.iter().flatten().copied().collect::<Vec<_>>(), values, rows).into_iter();
+    let adapters = adapters.map(|lora| lora.and_then(|lora| Some((projected.next()?, &lora.b))));
     let terms: Vec<Vec<Term<'_>>> = layers
         .iter()
-        .zip(&projected)
-        .map(|(layer, projected)| {
+        .zip(&adapters)
+        .map(|(layer, adapter)| {
             let mut terms = vec![match (eight_bits, layer.weight.quantised()) {
                 (Some(x), Some(matrix)) => Term::EightBits { x, matrix },
                 _ => Term::Floats { x: values, matrix: layer.weight },
             }];
-            if let (Some(lora), Some(projected)) = (layer.adapter_of_all(rows), projected) {
-                terms.push(Term::Floats { x: projected, matrix: &lora.b });
+            if let Some((x, matrix)) = adapter {
+                terms.push(Term::Floats { x, matrix });
             }
             terms
         })
@@ -170,14 +127,11 @@ impl Layer<'_> {
         let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
         if self.adapter_of_all(rows).is_none() {
             for (range, lora) in &self.adapted {
-                let projected = lora.project(&x[range.start * inputs..range.end * inputs], range.len());
                 let part = &mut out[range.start * outputs..range.end * outputs];
-                add_products(
-                    Orientation::Forward,
-                    &[Term::Floats { x: &projected, matrix: &lora.b }],
-                    range.len(),
-                    part,
-                );
+                for x in &project(&[*lora], &x[range.start * inputs..range.end * inputs], range.len()) {
+                    let terms = [Term::Floats { x, matrix: &lora.b }];
+                    add_products(Orientation::Forward, &terms, range.len(), part);
+                }
             }
         }
         if let Some(bias) = self.bias {
@@ -207,10 +161,7 @@ pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor
     let Some(first) = upstream.first() else { candle_core::bail!("a gradient needs at least one layer") };
     let rows = first.gradient.dim(0)?;
     let gradients = upstream.iter().map(|part| floats(part.gradient)).collect::<Result<Vec<_>>>()?;
-    let inner = upstream
-        .iter()
-        .map(|part| part.lora.map(|lora| lora.inner_gradient(part.gradient)).transpose())
-        .collect::<Result<Vec<_>>>()?;
+    let inner = inner_gradients(upstream)?;
     let mut terms = Vec::with_capacity(2 * upstream.len());
     for ((part, gradient), inner) in upstream.iter().zip(&gradients).zip(&inner) {
         terms.push(Term::Floats { x: gradient, matrix: part.weight });
@@ -229,35 +180,6 @@ pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor
     Ok((from_floats(out, &[rows, first.weight.inputs()])?, inner))
 }
 
-/// Adds the gradients of an adapter's factors to `a` (`[rank, inputs]`) and `b` (`[outputs, rank]`).
-///
-/// `x` is the layer's input, `gradient` that of its result, `inner` what [`linear_input_gradient`] gave.
-pub(crate) fn low_rank_gradients(
-    lora: &PackedLora,
-    x: &Tensor,
-    gradient: &Tensor,
-    inner: &[f32],
-    a: &mut [f32],
-    b: &mut [f32],
-) -> Result<()> {
-    let tokens = x.dim(0)?;
-    let (rank, outputs) = (lora.a.outputs(), lora.b.outputs());
-    let mut b_turned = vec![0.0; rank * outputs];
-    let (x, gradient) = (floats(x)?, floats(gradient)?);
-    let dropped = lora.dropout.map(|dropout| dropout.apply(&x));
-    let x = dropped.as_deref().unwrap_or(&x);
-    add_outer_product(inner, x, tokens, Target::Rows(a));
-    let mut projected = lora.a.multiply(x, tokens);
-    simd::scale(&mut projected, lora.scale);
-    add_outer_product(&projected, &gradient, tokens, Target::Rows(&mut b_turned));
-    for (output, row) in b.chunks_exact_mut(rank).enumerate() {
-        for (index, value) in row.iter_mut().enumerate() {
-            *value += b_turned[index * outputs + output];
-        }
-    }
-    Ok(())
-}
-
 /// Adds the gradient of a bias: the sum of `gradient` over the tokens.
 pub(crate) fn bias_gradient(gradient: &Tensor, sums: &mut [f32]) -> Result<()> {
     floats(gradient)?.chunks_exact(sums.len()).for_each(|row| add_row(sums, row));
@@ -267,11 +189,16 @@ pub(crate) fn bias_gradient(gradient: &Tensor, sums: &mut [f32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::{
+        Dropout,
         finite_difference::{check, flat, normal},
+        low_rank::{LowRankPart, low_rank_gradients},
         rms_norm, rms_norm_for,
     };
     use super::*;
-    use crate::BlockFormat;
+    use crate::{
+        BlockFormat,
+        matrix::{OuterProduct, Target, add_outer_products},
+    };
 
     fn linear(x: &Tensor, weight: &PackedMatrix, bias: Option<&[f32]>, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
         let x = LinearInput::Floats(x.clone());
@@ -307,7 +234,8 @@ mod tests {
                 let weight = PackedMatrix::new(&flat(&arguments[1]), 19, 11);
                 let mut weight_gradient = PackedMatrix::new(&[0.0; 19 * 11], 19, 11);
                 let panels = weight_gradient.floats_mut().unwrap();
-                add_outer_product(&flat(&arguments[0]), &flat(gradient), 4, Target::Panels(panels));
+                let product = OuterProduct { right: &flat(gradient), target: Target::Panels(panels) };
+                add_outer_products(&flat(&arguments[0]), 4, [product]);
                 let upstream = Upstream { gradient, weight: &weight, lora: None };
                 Ok(vec![linear_input_gradient(&[upstream])?.0, from_floats(weight_gradient.to_rows(), &[19, 11])?])
             },
@@ -316,31 +244,60 @@ mod tests {
 
     #[test]
     fn lora_backward_matches_finite_differences() {
-        // Two layers on one input, one of them without an adapter.
-        let weights = [weight(19, 11), weight(5, 11)];
-        let lora = |arguments: &[Tensor], dropout: Option<Dropout>| {
-            let lora = PackedLora::new(&flat(&arguments[1]), &flat(&arguments[2]), 19, 11, 3, 0.5);
-            PackedLora { dropout, ..lora }
+        // Three layers on one input, one of them without an adapter.
+        let outputs = [19, 5, 8];
+        let weights = outputs.map(|outputs| weight(outputs, 11));
+        let adapters = |arguments: &[Tensor], probability: f32| {
+            let adapter = |layer: usize, rank: usize, a: usize| {
+                let lora =
+                    PackedLora::new(&flat(&arguments[a]), &flat(&arguments[a + 1]), outputs[layer], 11, rank, 0.5);
+                let dropout = Dropout { probability, key: layer as u64 };
+                if probability > 0.0 { lora.with_dropout(dropout) } else { lora }
+            };
+            [Some(adapter(0, 3, 1)), None, Some(adapter(2, 2, 3))]
         };
-        for dropout in [None, Some(Dropout { probability: 0.3, key: 5 })] {
+        for probability in [0.0, 0.3] {
             check(
-                &[normal(1, &[7, 11]), normal(2, &[3, 11]), normal(3, &[19, 3])],
+                &[
+                    normal(1, &[7, 11]),
+                    normal(2, &[3, 11]),
+                    normal(3, &[19, 3]),
+                    normal(4, &[2, 11]),
+                    normal(5, &[8, 2]),
+                ],
                 |arguments| {
-                    let lora = lora(arguments, dropout);
-                    let first = linear(&arguments[0], &weights[0], None, &[(0..7, &lora)])?;
-                    Tensor::cat(&[first, linear(&arguments[0], &weights[1], None, &[])?], 1)
+                    let adapters = adapters(arguments, probability);
+                    let layers = [0, 1, 2].map(|layer| {
+                        let adapted = adapters[layer].iter().map(|lora| (0..7, lora)).collect();
+                        Layer { weight: &weights[layer], bias: None, adapted }
+                    });
+                    Tensor::cat(&linears(&LinearInput::Floats(arguments[0].clone()), &layers, Activations::Floats)?, 1)
                 },
                 |arguments, gradient| {
-                    let lora = lora(arguments, dropout);
-                    let first = gradient.narrow(1, 0, 19)?.contiguous()?;
-                    let second = gradient.narrow(1, 19, 5)?.contiguous()?;
-                    let (x, inner) = linear_input_gradient(&[
-                        Upstream { gradient: &first, weight: &weights[0], lora: Some(&lora) },
-                        Upstream { gradient: &second, weight: &weights[1], lora: None },
-                    ])?;
-                    let (mut a, mut b) = (vec![0.0; 33], vec![0.0; 57]);
-                    low_rank_gradients(&lora, &arguments[0], &first, inner[0].as_ref().unwrap(), &mut a, &mut b)?;
-                    Ok(vec![x, from_floats(a, &[3, 11])?, from_floats(b, &[19, 3])?])
+                    let adapters = adapters(arguments, probability);
+                    let gradients = [(0, 19), (19, 5), (24, 8)]
+                        .map(|(first, count)| gradient.narrow(1, first, count).unwrap().contiguous().unwrap());
+                    let upstream = [0, 1, 2].map(|layer| Upstream {
+                        gradient: &gradients[layer],
+                        weight: &weights[layer],
+                        lora: adapters[layer].as_ref(),
+                    });
+                    let (x, inner) = linear_input_gradient(&upstream)?;
+                    assert!(inner[1].is_none(), "a layer without an adapter has no inner product");
+                    let (mut first, mut second) = ((vec![0.0; 33], vec![0.0; 57]), (vec![0.0; 22], vec![0.0; 16]));
+                    let part = |layer: usize, (a, b)| {
+                        let (lora, inner) = (adapters[layer].as_ref().unwrap(), inner[layer].as_ref().unwrap());
+                        LowRankPart { lora, gradient: &gradients[layer], inner, a, b }
+                    };
+                    let mut parts = [part(0, (&mut first.0, &mut first.1)), part(2, (&mut second.0, &mut second.1))];
+                    low_rank_gradients(&arguments[0], &mut parts)?;
+                    Ok(vec![
+                        x,
+                        from_floats(first.0, &[3, 11])?,
+                        from_floats(first.1, &[19, 3])?,
+                        from_floats(second.0, &[2, 11])?,
+                        from_floats(second.1, &[8, 2])?,
+                    ])
                 },
             );
         }

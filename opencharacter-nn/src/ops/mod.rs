@@ -12,6 +12,7 @@ mod attention;
 mod cross_entropy;
 mod dropout;
 mod linear;
+mod low_rank;
 mod rms_norm;
 mod rotary;
 mod storage;
@@ -21,10 +22,8 @@ pub(crate) use add::add;
 pub(crate) use attention::{AttentionShape, packed_attention, packed_attention_backward};
 pub(crate) use cross_entropy::{head_cross_entropy, head_gradient};
 pub(crate) use dropout::{Dropout, keyed_uniform};
-pub(crate) use linear::{
-    AdaptedRows, Layer, LinearInput, PackedLora, Upstream, bias_gradient, linear_input_gradient, linears,
-    low_rank_gradients,
-};
+pub(crate) use linear::{AdaptedRows, Layer, LinearInput, Upstream, bias_gradient, linear_input_gradient, linears};
+pub(crate) use low_rank::{LowRankPart, PackedLora, inner_gradients, low_rank_gradients};
 pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_for, rms_norm_weight_gradient};
 pub(crate) use rotary::{Direction, RotaryFrequencies, Rotation, rotate};
 pub(crate) use storage::{floats, from_floats, select_rows};

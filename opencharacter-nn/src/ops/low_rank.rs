@@ -83,9 +83,23 @@ pub(crate) struct LowRankPart<'a> {
 /// Adds the gradients of the factors of adapters whose layers share the input `x`.
 pub(crate) fn low_rank_gradients(x: &Tensor, parts: &mut [LowRankPart<'_>]) -> Result<()> {
     let (tokens, x) = (x.dim(0)?, floats(x)?);
-    add_first_factors(&x, tokens, parts);
-    let adapters: Vec<&PackedLora> = parts.iter().map(|part| part.lora).collect();
-    for (part, mut projected) in parts.iter_mut().zip(project(&adapters, &x, tokens)) {
+    if parts.iter().all(|part| part.lora.dropout.is_none()) {
+        return add_gradients(&x, tokens, parts);
+    }
+    // Each reads an `x` of its own.
+    for part in parts {
+        let dropped = part.lora.dropout.map(|dropout| dropout.apply(&x));
+        add_gradients(dropped.as_deref().unwrap_or(&x), tokens, slice::from_mut(part))?;
+    }
+    Ok(())
+}
+
+/// The same where all adapters read this very `x`.
+fn add_gradients(x: &[f32], tokens: usize, parts: &mut [LowRankPart<'_>]) -> Result<()> {
+    add_first_factors(x, tokens, parts);
+    let terms: Vec<Term<'_>> = parts.iter().map(|part| Term::Floats { x, matrix: &part.lora.a }).collect();
+    let projected = side_by_side(Orientation::Forward, &terms, tokens);
+    for (part, mut projected) in parts.iter_mut().zip(projected) {
         simd::scale(&mut projected, part.lora.scale);
         let mut turned = vec![0.0; part.b.len()];
         let (right, target) = (&*floats(part.gradient)?, Target::Rows(&mut turned));
@@ -100,17 +114,9 @@ pub(crate) fn low_rank_gradients(x: &Tensor, parts: &mut [LowRankPart<'_>]) -> R
     Ok(())
 }
 
-/// Adds the gradients of the first factors. Where all read the very same `x`, they are one product with as many rows as
-/// the ranks have together: `x` is copied into strips once, and three ranks of 16 are whole tiles.
+/// One product with as many rows as the ranks have together: `x` is copied into strips once, and three ranks of 16 are
+/// whole tiles.
 fn add_first_factors(x: &[f32], tokens: usize, parts: &mut [LowRankPart<'_>]) {
-    if parts.iter().any(|part| part.lora.dropout.is_some()) {
-        for part in parts {
-            let dropped = part.lora.dropout.map(|dropout| dropout.apply(x));
-            let (right, target) = (dropped.as_deref().unwrap_or(x), Target::Rows(part.a));
-            add_outer_products(part.inner, tokens, [OuterProduct { right, target }]);
-        }
-        return;
-    }
     let mut inner = Vec::with_capacity(parts.iter().map(|part| part.inner.len()).sum());
     for token in 0..tokens {
         for part in &*parts {

@@ -6,7 +6,8 @@
 //!
 //! Where every weight is trained, a batch passes in parts of whole sequences. The tapes of the part in hand are then all
 //! that is kept, which leaves room to keep them whole. Gradients are sums over the tokens in their order, so the parts
-//! give the bits of the whole batch, but for an embedding that is the head too: its two sums then alternate. What parts
+//! give the bits of the whole batch, but for an embedding that is the head too: its two sums then alternate. (Where the
+//! machine multiplies with integer tiles, sums are rounded once per part, and gradients differ in the last bits.) What parts
 //! cost is that all weights and gradients stream through the caches once more for each.
 
 use candle_core::Tensor;

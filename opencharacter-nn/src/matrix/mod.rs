@@ -11,12 +11,18 @@
 //!   set. The engine's promise that a request's text does not depend on its company rests on this. A general GEMM
 //!   gives no such promise: it changes its summation order with the shape.
 //!
+//! Training multiplies many rows by each matrix, and has a third way where the processor has integer tiles
+//! ([`fixed_point`]): sums without rounding, which need no order to keep the same promise, but have other bits than a chain.
+//! Which way a training step goes depends on the machine alone ([`Factor`]).
+//!
 //! The backward pass multiplies by the transposed matrix ([`Orientation::Transposed`]). Panels are turned in the same
 //! small buffer, once for many rows, instead of being kept a second time, which halves the memory of f32 weights.
 
 mod activations;
 mod block_tile;
 mod blocks;
+mod factor;
+mod fixed_point;
 mod kernel;
 mod outer;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +38,8 @@ use block_tile::{BlockTile, COLUMNS};
 pub(crate) use blocks::BLOCK;
 pub use blocks::BlockFormat;
 use blocks::BlockPanels;
+pub(crate) use factor::Factor;
+use fixed_point::{Corner, FixedPointRows, RightDigits, Tiles};
 use kernel::MAX_TILE_ROWS;
 pub(crate) use kernel::{
     InstructionSet, Layout, PANEL, PanelElement, Panels, Results, Tile, instruction_set, tile_rows,
@@ -101,6 +109,8 @@ pub enum Activations {
 pub(crate) enum Term<'a> {
     /// In f32, whatever the matrix is stored in.
     Floats { x: &'a [f32], matrix: &'a PackedMatrix },
+    /// To the accuracy of f32, whatever the matrix is stored in; on machines that have tiles for it.
+    FixedPoint { x: &'a FixedPointRows, matrix: &'a PackedMatrix },
     /// With activations in 8 bits as well; forward only, and only as a sum's first term.
     EightBits { x: &'a EightBitRows, matrix: QuantisedMatrix<'a> },
 }
@@ -109,7 +119,7 @@ impl Term<'_> {
     /// Length of the inner product, and features of the result.
     fn extent(&self, orientation: Orientation) -> (usize, usize) {
         match self {
-            Self::Floats { matrix, .. } => matrix.extent(orientation),
+            Self::Floats { matrix, .. } | Self::FixedPoint { matrix, .. } => matrix.extent(orientation),
             Self::EightBits { matrix, .. } => (matrix.blocks.inputs(), matrix.outputs),
         }
     }
@@ -260,13 +270,17 @@ impl PackedMatrix {
     /// # Panics
     /// As [`PackedMatrix::multiply`].
     pub(crate) fn multiply_into(&self, activations: Activations, x: &[f32], rows: usize, out: &mut Vec<f32>) {
-        let eight_bits;
+        let (eight_bits, factor);
         let term = match (activations, self.quantised()) {
             (Activations::EightBits, Some(matrix)) => {
                 eight_bits = EightBitRows::new(x, self.inputs);
                 Term::EightBits { x: &eight_bits, matrix }
             }
-            _ => Term::Floats { x, matrix: self },
+            (Activations::EightBits, None) => Term::Floats { x, matrix: self },
+            (Activations::Floats, _) => {
+                factor = Factor::new(x, self.inputs);
+                factor.term(self)
+            }
         };
         let length = rows * self.outputs;
         out.clear();
@@ -283,7 +297,14 @@ impl PackedMatrix {
     /// # Panics
     /// When `g` has another number of elements than its shape says.
     pub fn multiply_transposed(&self, g: &[f32], rows: usize) -> Vec<f32> {
-        sum_of_products(Orientation::Transposed, &[Term::Floats { x: g, matrix: self }], rows)
+        if !fixed_point::available() {
+            return sum_of_products(Orientation::Transposed, &[Term::Floats { x: g, matrix: self }], rows);
+        }
+        let mut out = vec![0.0; rows * self.inputs];
+        for x in FixedPointRows::parts(g, self.outputs) {
+            add_products(Orientation::Transposed, &[Term::FixedPoint { x: &x, matrix: self }], rows, &mut out);
+        }
+        out
     }
 
     /// Length of the inner product, and features of the result.
@@ -295,13 +316,14 @@ impl PackedMatrix {
     }
 
     /// Panels of the (turned) matrix for the `inner` part of its inner product, `[inner][16]` each: in the matrix itself
-    /// where they lie ready, else in `buffer`, in distances of [`CHUNK`] inputs.
+    /// where they lie ready, else in `buffer`, in distances of `longest` inputs.
     fn panels(
         &self,
         orientation: Orientation,
         panels: &Range<usize>,
         inner: &Range<usize>,
         buffer: &mut [f32],
+        longest: usize,
     ) -> Panels<f32> {
         match (orientation, &self.storage) {
             (Orientation::Forward, Storage::Floats(values)) => {
@@ -310,17 +332,24 @@ impl PackedMatrix {
                 return Panels { first: values[start..end].as_ptr(), stride, count: panels.len() };
             }
             (Orientation::Forward, Storage::Blocks(blocks)) => {
-                for (panel, out) in panels.clone().zip(buffer.chunks_exact_mut(CHUNK * PANEL)) {
+                for (panel, out) in panels.clone().zip(buffer.chunks_exact_mut(longest * PANEL)) {
                     blocks.unpack(panel, inner.start, &mut out[..inner.len() * PANEL]);
                 }
             }
-            (Orientation::Transposed, storage) => self.turn_panels(storage, panels, inner, buffer),
+            (Orientation::Transposed, storage) => self.turn_panels(storage, panels, inner, buffer, longest),
         }
-        Panels { first: buffer.as_ptr(), stride: CHUNK * PANEL, count: panels.len() }
+        Panels { first: buffer.as_ptr(), stride: longest * PANEL, count: panels.len() }
     }
 
     /// Turned panels, 16 inputs of all of them at a time: those lie side by side in memory.
-    fn turn_panels(&self, storage: &Storage, panels: &Range<usize>, inner: &Range<usize>, buffer: &mut [f32]) {
+    fn turn_panels(
+        &self,
+        storage: &Storage,
+        panels: &Range<usize>,
+        inner: &Range<usize>,
+        buffer: &mut [f32],
+        longest: usize,
+    ) {
         let columns = panels.start * PANEL..(panels.end * PANEL).min(self.inputs);
         let mut unpacked = [0.0; GROUP * PANEL * PANEL];
         // Chunks begin at multiples of 16, so each covers whole panels but for the last one's empty lanes.
@@ -342,7 +371,7 @@ impl PackedMatrix {
                 }
             };
             let wanted = index * PANEL * PANEL..((index + 1) * PANEL).min(inner.len()) * PANEL;
-            for (block, out) in strip.chunks(PANEL * PANEL).zip(buffer.chunks_exact_mut(CHUNK * PANEL)) {
+            for (block, out) in strip.chunks(PANEL * PANEL).zip(buffer.chunks_exact_mut(longest * PANEL)) {
                 turn(block, &mut out[wanted.clone()]);
             }
         }
@@ -432,6 +461,7 @@ impl<'a> Product<'a> {
             assert_eq!(term_features, features, "all terms give the same features");
             match term {
                 Term::Floats { x, .. } => assert_eq!(x.len(), rows * inner, "x has rows x inner elements"),
+                Term::FixedPoint { x, .. } => x.check(rows, inner),
                 Term::EightBits { x, .. } => {
                     assert_eq!(orientation, Orientation::Forward, "gradients are f32");
                     assert!(place == 0 && !accumulate, "products of bytes begin a sum");
@@ -445,7 +475,11 @@ impl<'a> Product<'a> {
         // as many f32 tasks made training 2 to 5% slower (Zen 4).
         let wanted = if 2 * rows * inner_total * features < 100_000 { 1 } else { team::threads() * 4 };
         let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
-        let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(tile_rows());
+        let step = match terms.first() {
+            Some(Term::FixedPoint { .. }) => fixed_point::ROWS,
+            _ => tile_rows(),
+        };
+        let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(step);
         // Products of bytes are short: with twice as many tasks, threads wait less long for the last of them.
         let wanted = if matches!(terms.first(), Some(Term::EightBits { .. })) { 2 * wanted } else { wanted };
         let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
@@ -489,6 +523,7 @@ impl<'a> Product<'a> {
             unsafe {
                 match term {
                     Term::Floats { x, matrix } => self.fill_floats(x, matrix, &rows, &panels, accumulate),
+                    Term::FixedPoint { x, matrix } => self.fill_fixed_point(x, matrix, &rows, &panels, accumulate),
                     Term::EightBits { x, matrix } => self.fill_eight_bits(x, *matrix, &rows, &panels),
                 }
             }
@@ -522,6 +557,48 @@ impl<'a> Product<'a> {
     }
 
     /// # Safety
+    /// As [`Product::fill`], and the first row is a tile's.
+    unsafe fn fill_fixed_point(
+        &self,
+        x: &FixedPointRows,
+        matrix: &PackedMatrix,
+        rows: &Range<usize>,
+        panels: &Range<usize>,
+        mut accumulate: bool,
+    ) {
+        // SAFETY: rows in digits exist on machines with tiles only.
+        let _tiles = unsafe { Tiles::configure() };
+        READY.with_borrow_mut(|ready| {
+            ready.resize(ready.len().max(GROUP * fixed_point::CHUNK * PANEL), 0.0);
+            for (chunk, left) in x.chunks() {
+                let ready = matrix.panels(self.orientation, panels, chunk, ready, fixed_point::CHUNK);
+                let fill = |right: &RightDigits<'_>| {
+                    for row in rows.clone().step_by(fixed_point::ROWS) {
+                        for (place, panel) in panels.clone().enumerate() {
+                            let first = panel * PANEL;
+                            // SAFETY: the elements of these rows and panels are inside `out` and nobody else's, by the
+                            // caller's promise.
+                            unsafe {
+                                let corner = Corner {
+                                    out: self.out.get().add(row * self.features + first),
+                                    stride: self.features,
+                                    rows: (rows.end - row).min(fixed_point::ROWS),
+                                    columns: (self.features - first).min(PANEL),
+                                    accumulate,
+                                };
+                                right.multiply(left, row / fixed_point::ROWS, place, &corner);
+                            }
+                        }
+                    }
+                };
+                // SAFETY: the panels hold this chunk.
+                unsafe { RightDigits::with(ready, chunk.len(), fill) };
+                accumulate = true;
+            }
+        });
+    }
+
+    /// # Safety
     /// As [`Product::fill`].
     unsafe fn fill_floats(
         &self,
@@ -535,10 +612,10 @@ impl<'a> Product<'a> {
         let step = tile_rows();
         let (inner, _) = matrix.extent(self.orientation);
         READY.with_borrow_mut(|ready| {
-            ready.resize(GROUP * CHUNK * PANEL + MAX_TILE_ROWS * NEAR_STRIDE, 0.0);
+            ready.resize(ready.len().max(GROUP * CHUNK * PANEL + MAX_TILE_ROWS * NEAR_STRIDE), 0.0);
             let (ready, near) = ready.split_at_mut(GROUP * CHUNK * PANEL);
             for chunk in chunks(inner) {
-                let ready = matrix.panels(self.orientation, panels, &chunk, ready);
+                let ready = matrix.panels(self.orientation, panels, &chunk, ready, CHUNK);
                 let part = RowPart { x, inner, chunk: chunk.clone() };
                 let columns = self.features.min(panels.end * PANEL) - panels.start * PANEL;
                 let whole = columns / PANEL;

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, ops::Range};
 
 use super::{
+    fixed_point::{self, Corner, FixedPointColumns, RightDigits, Tiles},
     kernel::{Layout, MAX_TILE_ROWS, PANEL, Panels, Results, Tile, instruction_set, tile_rows},
     run_clipped,
 };
@@ -38,8 +39,8 @@ pub(crate) struct OuterProduct<'a> {
 ///
 /// `left` is `[tokens, left_features]`. All factors are copied into contiguous strips first, the left one whole and once
 /// for all products, the right ones as far as they are needed: reading a column of a wide matrix would hit few cache sets
-/// again and again. Each element is one chain of fused multiply-adds in the order of the tokens, so neither threads nor
-/// company change a bit.
+/// again and again. Each element is one chain of fused multiply-adds in the order of the tokens, or, on machines with tiles
+/// for it, one sum of each chunk of tokens to the accuracy of f32; so neither threads nor company change a bit.
 pub(crate) fn add_outer_products<'a>(
     left: &[f32],
     tokens: usize,
@@ -51,18 +52,44 @@ pub(crate) fn add_outer_products<'a>(
     let features = left.len() / tokens;
     assert_eq!(left.len(), tokens * features, "left has tokens x features elements");
     let sums: Vec<Sum<'a>> = products.into_iter().map(|product| Sum::new(product, features, tokens)).collect();
-    let groups = sums.iter().map(Sum::groups).sum();
-    if groups == 0 {
+    if fixed_point::available() {
+        for chunk in fixed_point::chunks(tokens) {
+            let part = &left[chunk.start * features..chunk.end * features];
+            let left = FixedPointColumns::new(part, features);
+            for_each_task(&sums, features, fixed_point::ROWS, |sum, group, rows| {
+                // SAFETY: the machine has tiles; tasks differ in their product, or in their rows or columns of its target.
+                unsafe { sum.fixed_point_task(group, &left, rows, &chunk) };
+            });
+        }
         return;
     }
-    let left = Left::new(left, features, tokens, groups);
-    team::for_each(groups * left.parts, |index| {
-        let (mut group, part) = (index / left.parts, index % left.parts);
-        for sum in &sums {
+    let left = Left::new(left, features, tokens);
+    for_each_task(&sums, features, left.step, |sum, group, rows| {
+        // SAFETY: tasks differ in their product, or in their rows or columns of its target.
+        unsafe { sum.task(group, &left, rows) };
+    });
+}
+
+/// Calls `task` with each of `sums`, each group of its panels, and each part of the left factor's `features`: whole tiles
+/// of `step`, and as many parts as the groups need to occupy all threads.
+fn for_each_task<'a>(
+    sums: &[Sum<'a>],
+    features: usize,
+    step: usize,
+    task: impl Fn(&Sum<'a>, usize, Range<usize>) + Sync,
+) {
+    let groups: usize = sums.iter().map(Sum::groups).sum();
+    if groups == 0 || features == 0 {
+        return;
+    }
+    let parts = (team::threads() * 4).div_ceil(groups).clamp(1, features.div_ceil(step * 4).max(1));
+    let length = features.div_ceil(parts).next_multiple_of(step);
+    let parts = features.div_ceil(length);
+    team::for_each(groups * parts, |index| {
+        let (mut group, part) = (index / parts, index % parts);
+        for sum in sums {
             if group < sum.groups() {
-                // SAFETY: tasks differ in their product, or in their rows or columns of its target.
-                unsafe { sum.task(group, &left, left.part(part)) };
-                return;
+                return task(sum, group, part * length..((part + 1) * length).min(features));
             }
             group -= sum.groups();
         }
@@ -72,29 +99,18 @@ pub(crate) fn add_outer_products<'a>(
 /// The left factor, in strips of a tile's rows over all tokens.
 struct Left {
     strips: Vec<f32>,
-    features: usize,
     tokens: usize,
     /// Rows of a tile.
     step: usize,
-    /// Features of a part, whole tiles but for the last one's, and how many parts there are.
-    part_features: usize,
-    parts: usize,
 }
 
 impl Left {
-    /// In as many parts as `groups` groups of panels need to occupy all threads.
-    fn new(left: &[f32], features: usize, tokens: usize, groups: usize) -> Self {
+    fn new(left: &[f32], features: usize, tokens: usize) -> Self {
         let step = tile_rows();
-        let parts = (team::threads() * 4).div_ceil(groups).clamp(1, features.div_ceil(step * 4).max(1));
-        let part_features = features.div_ceil(parts).next_multiple_of(step);
         let strips = team::fill(features.div_ceil(step) * step * tokens, step * tokens, |strip, target| {
             copy_strip(left, features, strip * step, tokens, step, target);
         });
-        Self { strips, features, tokens, step, part_features, parts: features.div_ceil(part_features) }
-    }
-
-    fn part(&self, index: usize) -> Range<usize> {
-        index * self.part_features..((index + 1) * self.part_features).min(self.features)
+        Self { strips, tokens, step }
     }
 
     /// The strip from feature `first` on, for `tokens`.
@@ -140,16 +156,66 @@ impl<'a> Sum<'a> {
         self.panels.div_ceil(self.group_size)
     }
 
-    /// Adds the products of some of the left features and the `group`th panels.
+    /// The panels of the `group`th task.
+    fn group(&self, group: usize) -> Range<usize> {
+        group * self.group_size..((group + 1) * self.group_size).min(self.panels)
+    }
+
+    /// Adds the products of some of the left features and the `group`th panels, for the tokens of `chunk`.
+    ///
+    /// # Safety
+    /// The machine has [`fixed_point`]'s tiles. The target is borrowed alone, and nobody else adds to these rows of these
+    /// columns meanwhile.
+    unsafe fn fixed_point_task(
+        &self,
+        group: usize,
+        left: &FixedPointColumns,
+        rows: Range<usize>,
+        chunk: &Range<usize>,
+    ) {
+        let group = self.group(group);
+        // SAFETY: the caller's promise.
+        let _tiles = unsafe { Tiles::configure() };
+        STRIPS.with_borrow_mut(|strips| {
+            let length = chunk.len() * PANEL;
+            strips.resize(strips.len().max(group.len() * length), 0.0);
+            let columns = group.start * PANEL..(group.end * PANEL).min(self.features);
+            let right = &self.right[chunk.start * self.features..];
+            copy_strips(right, self.features, &columns, &mut strips[..group.len() * length], length);
+            let panels = Panels { first: strips.as_ptr(), stride: length, count: group.len() };
+            let add = |right: &RightDigits<'_>| {
+                for row in rows.clone().step_by(fixed_point::ROWS) {
+                    for (place, panel) in group.clone().enumerate() {
+                        let columns = if panel < self.whole_panels { PANEL } else { self.features % PANEL };
+                        // SAFETY: these results are this task's by the caller's promise.
+                        unsafe {
+                            let corner = Corner {
+                                out: self.out.get().add(panel * self.panel_stride + row * self.row_stride),
+                                stride: self.row_stride,
+                                rows: (rows.end - row).min(fixed_point::ROWS),
+                                columns,
+                                accumulate: true,
+                            };
+                            right.multiply(left.digits(), row / fixed_point::ROWS, place, &corner);
+                        }
+                    }
+                }
+            };
+            // SAFETY: the strips hold this chunk.
+            unsafe { RightDigits::with(panels, chunk.len(), add) };
+        });
+    }
+
+    /// The same for all tokens, by chains.
     ///
     /// # Safety
     /// The target is borrowed alone, and nobody else adds to these rows of these columns meanwhile.
     unsafe fn task(&self, group: usize, left: &Left, rows: Range<usize>) {
         let set = instruction_set();
-        let group = group * self.group_size..((group + 1) * self.group_size).min(self.panels);
+        let group = self.group(group);
         let whole = group.end.min(self.whole_panels) - group.start;
         STRIPS.with_borrow_mut(|strips| {
-            strips.resize(GROUP * CHUNK * PANEL, 0.0);
+            strips.resize(strips.len().max(GROUP * CHUNK * PANEL), 0.0);
             for start in (0..left.tokens).step_by(CHUNK) {
                 let tokens = start..(start + CHUNK).min(left.tokens);
                 let right = &self.right[start * self.features..];
@@ -177,8 +243,24 @@ impl<'a> Sum<'a> {
     }
 }
 
+/// Copies `columns` of as many rows as a strip has into strips of 16, `length` elements each; columns beyond the last are
+/// zero. Row by row: what lies side by side is read once.
+fn copy_strips(rows: &[f32], features: usize, columns: &Range<usize>, strips: &mut [f32], length: usize) {
+    for (place, row) in rows.chunks(features).take(length / PANEL).enumerate() {
+        let (whole, rest) = row[columns.clone()].as_chunks::<PANEL>();
+        let mut targets = strips.chunks_exact_mut(length).map(|strip| &mut strip[place * PANEL..(place + 1) * PANEL]);
+        for (values, target) in whole.iter().zip(targets.by_ref()) {
+            target.copy_from_slice(values);
+        }
+        if let (Some(target), false) = (targets.next(), rest.is_empty()) {
+            target[..rest.len()].copy_from_slice(rest);
+            target[rest.len()..].fill(0.0);
+        }
+    }
+}
+
 /// Copies `width` columns from `first` on of `count` rows into rows of `width`; columns beyond the last are zero.
-fn copy_strip(rows: &[f32], features: usize, first: usize, count: usize, width: usize, strip: &mut [f32]) {
+pub(super) fn copy_strip(rows: &[f32], features: usize, first: usize, count: usize, width: usize, strip: &mut [f32]) {
     let columns = (features - first).min(width);
     // Whole strips of the known widths are copied without a call per token.
     match width {

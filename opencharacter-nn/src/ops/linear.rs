@@ -4,11 +4,11 @@ use candle_core::{Result, Tensor};
 
 use super::{
     add::add_into,
-    low_rank::{PackedLora, inner_gradients, project},
+    low_rank::{PackedLora, inner_gradients_of, project},
     storage::{floats, from_floats},
 };
 use crate::matrix::{
-    Activations, EightBitRows, Orientation, PackedMatrix, Term, add_products, several_sums, sum_of_products,
+    Activations, EightBitRows, Factor, Orientation, PackedMatrix, Term, add_products, several_sums, sum_of_products,
 };
 use crate::{simd, team};
 
@@ -71,36 +71,54 @@ pub(crate) fn linears<const COUNT: usize>(
     activations: Activations,
 ) -> Result<[Tensor; COUNT]> {
     match x {
-        LinearInput::EightBits(x) => linears_of(x.shape().0, &[], Some(x), layers),
+        LinearInput::EightBits(x) => linears_of(x.shape().0, &[], Form::EightBits(x), layers),
         LinearInput::Floats(x) => {
             let (rows, inputs) = x.dims2()?;
             let values = floats(x)?;
             let quantised = layers.iter().any(|layer| layer.weight.quantised().is_some());
-            let eight_bits =
-                (quantised && activations == Activations::EightBits).then(|| EightBitRows::new(&values, inputs));
-            linears_of(rows, &values, eight_bits.as_ref(), layers)
+            match activations {
+                Activations::Floats => linears_of(rows, &values, Form::Exact(&Factor::new(&values, inputs)), layers),
+                Activations::EightBits if quantised => {
+                    linears_of(rows, &values, Form::EightBits(&EightBitRows::new(&values, inputs)), layers)
+                }
+                Activations::EightBits => linears_of(rows, &values, Form::Floats, layers),
+            }
         }
     }
 }
 
-/// [`linears`] with `values` for adapters and f32 weights, where there are any, and `eight_bits` for quantised weights.
+/// What rows are, beside their f32 values.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// Rounded, for quantised weights.
+    EightBits(&'a EightBitRows),
+    /// What training multiplies all weights with.
+    Exact(&'a Factor<'a>),
+    /// No more, for weights that are not quantised.
+    Floats,
+}
+
+/// [`linears`], with `values` for whatever takes no other form.
 fn linears_of<const COUNT: usize>(
     rows: usize,
     values: &[f32],
-    eight_bits: Option<&EightBitRows>,
+    form: Form<'_>,
     layers: &[Layer<'_>; COUNT],
 ) -> Result<[Tensor; COUNT]> {
     // One pass over each result. An adapter's products continue the base's chains, so these are the very bits that
     // adding them afterwards gives.
     let adapters = layers.each_ref().map(|layer| layer.adapter_of_all(rows));
-    let mut projected = project(&adapters.iter().flatten().copied().collect::<Vec<_>>(), values, rows).into_iter();
+    let factor = if let Form::Exact(factor) = form { Some(factor) } else { None };
+    let mut projected =
+        project(&adapters.iter().flatten().copied().collect::<Vec<_>>(), values, factor, rows).into_iter();
     let adapters = adapters.map(|lora| lora.and_then(|lora| Some((projected.next()?, &lora.b))));
     let terms: Vec<Vec<Term<'_>>> = layers
         .iter()
         .zip(&adapters)
         .map(|(layer, adapter)| {
-            let mut terms = vec![match (eight_bits, layer.weight.quantised()) {
-                (Some(x), Some(matrix)) => Term::EightBits { x, matrix },
+            let mut terms = vec![match (form, layer.weight.quantised()) {
+                (Form::EightBits(x), Some(matrix)) => Term::EightBits { x, matrix },
+                (Form::Exact(factor), _) => factor.term(layer.weight),
                 _ => Term::Floats { x: values, matrix: layer.weight },
             }];
             if let Some((x, matrix)) = adapter {
@@ -113,7 +131,7 @@ fn linears_of<const COUNT: usize>(
     let mut outs = several_sums(Orientation::Forward, &terms, rows).into_iter();
     let results = layers.each_ref().map(|layer| {
         let mut out = outs.next().unwrap_or_default();
-        layer.finish(values, rows, &mut out);
+        layer.finish(values, form, rows, &mut out);
         from_floats(out, &[rows, layer.weight.outputs()])
     });
     // An array of results becomes a result of an array.
@@ -123,12 +141,14 @@ fn linears_of<const COUNT: usize>(
 
 impl Layer<'_> {
     /// Adds the adapters of some rows, and the bias.
-    fn finish(&self, x: &[f32], rows: usize, out: &mut [f32]) {
+    fn finish(&self, x: &[f32], form: Form<'_>, rows: usize, out: &mut [f32]) {
         let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
         if self.adapter_of_all(rows).is_none() {
             for (range, lora) in &self.adapted {
                 let part = &mut out[range.start * outputs..range.end * outputs];
-                for x in &project(&[*lora], &x[range.start * inputs..range.end * inputs], range.len()) {
+                let x = &x[range.start * inputs..range.end * inputs];
+                let factor = matches!(form, Form::Exact(_)).then(|| Factor::new(x, inputs));
+                for x in &project(&[*lora], x, factor.as_ref(), range.len()) {
                     let terms = [Term::Floats { x, matrix: &lora.b }];
                     add_products(Orientation::Forward, &terms, range.len(), part);
                 }
@@ -161,10 +181,12 @@ pub(crate) fn linear_input_gradient(upstream: &[Upstream<'_>]) -> Result<(Tensor
     let Some(first) = upstream.first() else { candle_core::bail!("a gradient needs at least one layer") };
     let rows = first.gradient.dim(0)?;
     let gradients = upstream.iter().map(|part| floats(part.gradient)).collect::<Result<Vec<_>>>()?;
-    let inner = inner_gradients(upstream)?;
+    let factors = upstream.iter().zip(&gradients).map(|(part, gradient)| Factor::new(gradient, part.weight.outputs()));
+    let factors: Vec<Factor<'_>> = factors.collect();
+    let inner = inner_gradients_of(upstream, &factors, rows);
     let mut terms = Vec::with_capacity(2 * upstream.len());
-    for ((part, gradient), inner) in upstream.iter().zip(&gradients).zip(&inner) {
-        terms.push(Term::Floats { x: gradient, matrix: part.weight });
+    for ((part, factor), inner) in upstream.iter().zip(&factors).zip(&inner) {
+        terms.push(factor.term(part.weight));
         if let (Some(lora), Some(inner)) = (part.lora, inner)
             && lora.dropout.is_none()
         {

@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Dropout, Upstream, storage::floats};
 use crate::{
-    matrix::{Orientation, OuterProduct, PackedMatrix, Target, Term, add_outer_products, several_sums},
+    matrix::{Factor, Orientation, OuterProduct, PackedMatrix, Target, Term, add_outer_products, several_sums},
     simd,
 };
 
@@ -43,12 +43,16 @@ impl PackedLora {
     }
 }
 
-/// `x A^T` of adapters that share their input: each `[rows, rank]`, with its adapter's dropout on `x`.
-pub(super) fn project(adapters: &[&PackedLora], x: &[f32], rows: usize) -> Vec<Vec<f32>> {
+/// `x A^T` of adapters that share their input: each `[rows, rank]`, with its adapter's dropout on `x`. `factor` is `x` where
+/// it takes part in training.
+pub(super) fn project(adapters: &[&PackedLora], x: &[f32], factor: Option<&Factor<'_>>, rows: usize) -> Vec<Vec<f32>> {
     let dropped: Vec<Option<Vec<f32>>> =
         adapters.iter().map(|lora| lora.dropout.map(|dropout| dropout.apply(x))).collect();
     let terms = adapters.iter().zip(&dropped);
-    let terms = terms.map(|(lora, dropped)| Term::Floats { x: dropped.as_deref().unwrap_or(x), matrix: &lora.a });
+    let terms = terms.map(|(lora, dropped)| match (dropped, factor) {
+        (None, Some(factor)) => factor.term(&lora.a),
+        (dropped, _) => Term::Floats { x: dropped.as_deref().unwrap_or(x), matrix: &lora.a },
+    });
     side_by_side(Orientation::Forward, &terms.collect::<Vec<_>>(), rows)
 }
 
@@ -56,10 +60,20 @@ pub(super) fn project(adapters: &[&PackedLora], x: &[f32], rows: usize) -> Vec<V
 pub(crate) fn inner_gradients(upstream: &[Upstream<'_>]) -> Result<Vec<Option<Vec<f32>>>> {
     let Some(first) = upstream.first() else { return Ok(Vec::new()) };
     let gradients = upstream.iter().map(|part| floats(part.gradient)).collect::<Result<Vec<_>>>()?;
-    let terms = upstream.iter().zip(&gradients);
-    let terms: Vec<Term<'_>> = terms.filter_map(|(part, x)| Some(Term::Floats { x, matrix: &part.lora?.b })).collect();
-    let mut inner = side_by_side(Orientation::Transposed, &terms, first.gradient.dim(0)?).into_iter();
-    Ok(upstream.iter().map(|part| part.lora.and_then(|_| inner.next())).collect())
+    let factors = upstream.iter().zip(&gradients).map(|(part, x)| Factor::new(x, part.weight.outputs()));
+    Ok(inner_gradients_of(upstream, &factors.collect::<Vec<_>>(), first.gradient.dim(0)?))
+}
+
+/// The same with the layers' gradients as `factors`.
+pub(super) fn inner_gradients_of(
+    upstream: &[Upstream<'_>],
+    factors: &[Factor<'_>],
+    rows: usize,
+) -> Vec<Option<Vec<f32>>> {
+    let terms = upstream.iter().zip(factors);
+    let terms: Vec<Term<'_>> = terms.filter_map(|(part, factor)| Some(factor.term(&part.lora?.b))).collect();
+    let mut inner = side_by_side(Orientation::Transposed, &terms, rows).into_iter();
+    upstream.iter().map(|part| part.lora.and_then(|_| inner.next())).collect()
 }
 
 /// A product of each term, in one loop over all of them.

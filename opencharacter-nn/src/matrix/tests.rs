@@ -100,7 +100,10 @@ fn bits_do_not_depend_on_company_or_threads() {
     let matrix = PackedMatrix::new(&w, outputs, inputs);
     let forward = matrix.multiply(&x, rows);
     let backward = matrix.multiply_transposed(&g, rows);
+    let training = matrix.multiply_in(Activations::Floats, &x, rows);
     for row in [0, 5, 6, 97, 130] {
+        let alone = matrix.multiply_in(Activations::Floats, &x[row * inputs..(row + 1) * inputs], 1);
+        assert_eq!(alone, training[row * outputs..(row + 1) * outputs], "row {row} in training");
         let alone = matrix.multiply(&x[row * inputs..(row + 1) * inputs], 1);
         assert_eq!(alone, forward[row * outputs..(row + 1) * outputs], "row {row}");
         let alone = matrix.multiply_transposed(&g[row * outputs..(row + 1) * outputs], 1);
@@ -115,6 +118,7 @@ fn bits_do_not_depend_on_company_or_threads() {
     for threads in [1, 7] {
         let pool = crate::team::Team::new(threads);
         assert_eq!(pool.install(|| matrix.multiply(&x, rows)), forward);
+        assert_eq!(pool.install(|| matrix.multiply_in(Activations::Floats, &x, rows)), training);
         assert_eq!(pool.install(|| matrix.multiply_transposed(&g, rows)), backward);
         assert_eq!(pool.install(outer), expected);
     }

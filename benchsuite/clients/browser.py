@@ -106,9 +106,13 @@ with sync_playwright() as playwright:
     page.locator(".message.user").last.get_by_label("Previous version").click()
     expect(page.get_by_text("What do you do all day?")).to_be_visible()
 
-    # Stop.
+    # Stop. Until then, turning to another version waits: it would take away the bubble that is being written.
     words.fill("Tell me a very long story about the harbour, with every detail.")
     page.get_by_role("button", name="Send").click()
+    expect(page.locator(".message.writing")).to_have_count(1)
+    page.locator(".message.user").first.get_by_label("Next version").click()
+    page.wait_for_timeout(300)
+    assert page.locator(".message.writing").count() == 1, "turning to another version took the bubble away"
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
 

@@ -282,12 +282,13 @@ async function chat(id) {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); form.requestSubmit(); }
   });
 
-  /** Until `work` has ended, its redrawing included, nothing else is said: redrawing would take its bubbles away. */
+  /** Until `work` has ended, its redrawing included, nothing else is said or redrawn: that would take its bubbles away. */
   let busy = false;
   const alone = async (work) => {
-    if (busy) return;
-    busy = say.disabled = true;
-    try { await work(); } finally { busy = say.disabled = false; }
+    if (busy) { tell("An answer is being written. Stop it, or wait for its end."); return; }
+    const waits = (yes) => { busy = say.disabled = yes; log.classList.toggle("busy", yes); };
+    waits(true);
+    try { await work(); } finally { waits(false); }
   };
   /** Streams an answer into a bubble; its id, or null when it was stopped. */
   const stream = async (address, json, bubble) => {
@@ -324,7 +325,7 @@ async function chat(id) {
       const text = make("div", { className: "text" });
       text.innerHTML = message.html;
       const place = message.swipes.indexOf(message.id);
-      const turn = (step) => doing(async () => draw(await send(`${path}/leaf`, { message: message.swipes[place + step] })));
+      const turn = (step) => doing(() => alone(async () => draw(await send(`${path}/leaf`, { message: message.swipes[place + step] }))));
       const tools = make("div", { className: "tools" });
       if (message.swipes.length > 1) tools.append(make("button", { title: "The one before", "aria-label": "Previous version", disabled: place === 0, onclick: turn(-1) }, "‹"), `${place + 1}/${message.swipes.length}`, make("button", { title: "The next one", "aria-label": "Next version", disabled: place + 1 === message.swipes.length, onclick: turn(1) }, "›"));
       tools.append(make("button", { onclick: () => change(message, text) }, "Edit"));
@@ -336,9 +337,10 @@ async function chat(id) {
     log.scrollTop = log.scrollHeight;
   };
   const change = (message, text) => {
+    if (busy) return;
     const area = make("textarea", { rows: 4, value: message.content, "aria-label": "New words" });
-    const save = doing(async () => draw(await send(`${path}/branch`, { message: message.id, content: area.value })));
-    text.replaceChildren(area, make("div", { className: "tools" }, make("button", { onclick: save }, "Save as a branch"), make("button", { onclick: doing(redraw) }, "Leave it")));
+    const save = doing(() => alone(async () => draw(await send(`${path}/branch`, { message: message.id, content: area.value }))));
+    text.replaceChildren(area, make("div", { className: "tools" }, make("button", { onclick: save }, "Save as a branch"), make("button", { onclick: doing(() => alone(redraw)) }, "Leave it")));
     area.focus();
   };
 
@@ -363,11 +365,11 @@ async function chat(id) {
     log.scrollTop = log.scrollHeight;
     const first = await stream(`${path}/messages`, { content, model: model.value }, left);
     const second = await stream(`${path}/answers`, { model: other.value }, right);
-    const prefer = (chosen, rejected) => doing(async () => {
+    const prefer = (chosen, rejected) => doing(() => alone(async () => {
       await send("/v1/preferences", { session: id, chosen, rejected });
       draw(await send(`${path}/leaf`, { message: chosen }));
       tell("Kept: /v1/preferences has it for training.");
-    });
+    }));
     left.append(make("div", { className: "tools" }, make("button", { onclick: prefer(first, second) }, "This one is better")));
     right.append(make("div", { className: "tools" }, make("button", { onclick: prefer(second, first) }, "This one is better")));
     log.scrollTop = log.scrollHeight;

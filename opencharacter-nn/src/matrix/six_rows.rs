@@ -11,7 +11,10 @@ use std::arch::{
     x86_64::{__m256, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps},
 };
 
-use super::kernel::{Layout, PANEL, Tile};
+use super::{
+    input_loop::over_inputs,
+    kernel::{Layout, PANEL, Tile},
+};
 
 /// Rows of the tile.
 pub(super) const ROWS: usize = 6;
@@ -67,24 +70,7 @@ macro_rules! multiply {
      $($operands:tt)*) => {
         let [[a, b], [c, d], [e, f], [g, h], [i, j], [k, l]] = &mut *$sums;
         asm!(
-            "test {fours}, {fours}",
-            "jz 3f",
-            "2:",
-            $($four,)*
-            $($advance,)*
-            "add {panel}, 256",
-            "sub {fours}, 1",
-            "jnz 2b",
-            "3:",
-            "test {ones}, {ones}",
-            "jz 5f",
-            "4:",
-            $one,
-            $($advance_one,)*
-            "add {panel}, 64",
-            "sub {ones}, 1",
-            "jnz 4b",
-            "5:",
+            over_inputs!([$($four),*], [$($advance),*], $one, [$($advance_one),*]),
             panel = inout(reg) $panel => _,
             fours = inout(reg) $tile.inputs / 4 => _,
             ones = inout(reg) $tile.inputs % 4 => _,

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},

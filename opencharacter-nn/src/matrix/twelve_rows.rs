@@ -13,7 +13,10 @@ use std::arch::{
     x86_64::{__m512, _mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps},
 };
 
-use super::kernel::{Layout, Results, Tile};
+use super::{
+    input_loop::over_inputs,
+    kernel::{Layout, Results, Tile},
+};
 
 /// Rows of the tile.
 pub(super) const ROWS: usize = 12;
@@ -109,24 +112,7 @@ macro_rules! multiply {
     ($sums:ident, $tile:ident, $panel:expr, [$($four:expr),*], [$($advance:literal),*], $one:expr,
      [$($advance_one:literal),*], $($operands:tt)*) => {
         asm!(
-            "test {fours}, {fours}",
-            "jz 3f",
-            "2:",
-            $($four,)*
-            $($advance,)*
-            "add {panel}, 256",
-            "sub {fours}, 1",
-            "jnz 2b",
-            "3:",
-            "test {ones}, {ones}",
-            "jz 5f",
-            "4:",
-            $one,
-            $($advance_one,)*
-            "add {panel}, 64",
-            "sub {ones}, 1",
-            "jnz 4b",
-            "5:",
+            over_inputs!([$($four),*], [$($advance),*], $one, [$($advance_one),*]),
             panel = inout(reg) $panel => _,
             fours = inout(reg) $tile.inputs / 4 => _,
             ones = inout(reg) $tile.inputs % 4 => _,

@@ -82,10 +82,10 @@ impl Straight {
     ) {
         assert!(tokens.end <= self.tokens && tile.inputs == tokens.len(), "a panel has these tokens");
         let (whole, rest) = (self.head_dim / PANEL, self.head_dim % PANEL);
-        let first = head * self.head_dim.div_ceil(PANEL) * self.tokens + tokens.start;
-        let first = self.panels[first * PANEL..].as_ptr();
+        let length = self.head_dim.div_ceil(PANEL) * self.tokens * PANEL;
+        let first = self.panels[head * length..][..length][tokens.start * PANEL..].as_ptr();
         let panels = Panels { first, stride: self.tokens * PANEL, count: whole };
-        // SAFETY: the caller's promise; the panels' length was looked at.
+        // SAFETY: the caller's promise; all of the head's panels are there.
         unsafe {
             tile.run_on(self.set, rows, panels, Results::rows(out, out_stride), accumulate);
             if rest > 0 {

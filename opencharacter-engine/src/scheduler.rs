@@ -46,6 +46,15 @@ pub(crate) struct Scheduler {
     block_limit: usize,
 }
 
+/// A row of a pass whose result is looked at.
+struct Look {
+    /// Its sequence's place among the running ones.
+    owner: usize,
+    row: u32,
+    /// The token whose likelihood is asked for; without it, one is drawn.
+    target: Option<u32>,
+}
+
 /// What happened to a sequence in a step.
 enum Next {
     Continue,
@@ -169,6 +178,8 @@ impl Scheduler {
     }
 
     fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Next>, NnError> {
+        let looks = self.looked_at(plan);
+        let rows: Vec<u32> = looks.iter().map(|look| look.row).collect();
         let decoder = &self.model.decoder;
         let mut tokens = Vec::new();
         let mut caches = Vec::new();
@@ -185,32 +196,45 @@ impl Scheduler {
         }
         let mut attention = CachedAttend::new(decoder.config(), self.cache_format, caches);
         let positions = attention.positions();
-        let hidden = decoder.forward(&tokens, &positions, Adapter::Rows(&adapted), &mut attention, ACTIVATIONS)?;
+        let adapter = Adapter::Rows(&adapted);
+        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention, ACTIVATIONS, &rows)?;
         attention.commit();
-        self.score(plan, &hidden)?;
-        self.generate(plan, &hidden)
+        self.score(&looks, &hidden)?;
+        self.generate(plan, &looks, &hidden)
     }
 
-    /// Adds up log-probabilities of scored tokens whose predecessors were in this pass.
-    fn score(&mut self, plan: &[(usize, usize)], hidden: &Tensor) -> Result<(), NnError> {
-        let mut rows = Vec::new();
-        let mut targets = Vec::new();
-        let mut owners = Vec::new();
-        let mut row = 0;
-        for &(index, count) in plan {
-            let sequence = &self.running[index];
-            if let Work::Score(scoring) = &sequence.work {
-                let start = sequence.cache.tokens() - count;
-                for place in start..start + count {
-                    if scoring.scored.get(place + 1).copied().unwrap_or(false) {
-                        rows.push((row + place - start) as u32);
-                        targets.push(sequence.tokens[place + 1]);
-                        owners.push(index);
-                    }
+    /// The rows of the next pass whose results are looked at, in their order.
+    fn looked_at(&self, plan: &[(usize, usize)]) -> Vec<Look> {
+        let mut looks = Vec::new();
+        let mut first = 0;
+        for &(owner, count) in plan {
+            let sequence = &self.running[owner];
+            let start = sequence.cache.tokens();
+            let row = |place: usize| (first + place - start) as u32;
+            match &sequence.work {
+                Work::Generate(_) if sequence.pending() == count => {
+                    looks.push(Look { owner, row: row(start + count - 1), target: None });
+                }
+                Work::Generate(_) => {}
+                Work::Score(scoring) => {
+                    let places = start..start + count;
+                    let scored = places.filter(|place| scoring.scored.get(place + 1).copied().unwrap_or(false));
+                    looks.extend(scored.map(|place| {
+                        let target = Some(sequence.tokens[place + 1]);
+                        Look { owner, row: row(place), target }
+                    }));
                 }
             }
-            row += count;
+            first += count;
         }
+        looks
+    }
+
+    /// Adds up log-probabilities of scored tokens whose predecessors were in this pass. `hidden` has a row per look.
+    fn score(&mut self, looks: &[Look], hidden: &Tensor) -> Result<(), NnError> {
+        let scored = (0..).zip(looks).filter_map(|(row, look)| Some((row, look.target?, look.owner)));
+        let (rows, (targets, owners)): (Vec<u32>, (Vec<u32>, Vec<usize>)) =
+            scored.map(|(row, target, owner)| (row, (target, owner))).unzip();
         let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, ACTIVATIONS)?;
         for (owner, log_prob) in owners.into_iter().zip(log_probs) {
             if let Work::Score(scoring) = &mut self.running[owner].work {
@@ -221,25 +245,21 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Draws a token for every sequence whose last token was in this pass. Logits exist for those rows only.
-    fn generate(&mut self, plan: &[(usize, usize)], hidden: &Tensor) -> Result<Vec<Next>, NnError> {
-        let mut rows = Vec::new();
-        let mut row = 0;
-        for &(index, count) in plan {
-            row += count;
-            if self.running[index].is_drawing() {
-                rows.push(row as u32 - 1);
-            }
-        }
+    /// Draws a token for every sequence whose last token was in this pass. `hidden` has a row per look; logits exist for
+    /// those of drawing sequences only.
+    fn generate(&mut self, plan: &[(usize, usize)], looks: &[Look], hidden: &Tensor) -> Result<Vec<Next>, NnError> {
+        let drawing = (0..).zip(looks).filter(|(_, look)| look.target.is_none());
+        let (rows, owners): (Vec<u32>, Vec<usize>) = drawing.map(|(row, look)| (row, look.owner)).unzip();
         let mut logits = Vec::new();
         if !rows.is_empty() {
             logits = self.model.decoder.logits(hidden, &rows, ACTIVATIONS)?;
         }
         let vocabulary = self.model.decoder.config().vocab_size;
-        let mut row_logits = logits.chunks_exact_mut(vocabulary);
+        let mut drawn = owners.into_iter().zip(logits.chunks_exact_mut(vocabulary)).peekable();
         let mut jobs: Vec<_> = planned(&mut self.running, plan)
-            .map(|(sequence, _)| {
-                let logits = if sequence.is_drawing() { row_logits.next() } else { None };
+            .zip(plan)
+            .map(|((sequence, _), (index, _))| {
+                let logits = drawn.next_if(|(owner, _)| owner == index).map(|(_, logits)| logits);
                 (sequence, logits, Next::Continue)
             })
             .collect();

@@ -77,11 +77,6 @@ impl Sequence {
         self.tokens.len() - self.cache.tokens()
     }
 
-    /// Whether the pass that has just run ends in this answer's next token.
-    pub(crate) fn is_drawing(&self) -> bool {
-        self.pending() == 0 && matches!(self.work, Work::Generate(_))
-    }
-
     /// Whether the prompt is still being read.
     pub(crate) fn is_prefilling(&self) -> bool {
         self.pending() > 1

@@ -328,6 +328,20 @@ pub enum Adapter<'a> {
 }
 
 impl<'a> Adapter<'a> {
+    /// What applies to which rows of a batch of which only `rows` are left, in ascending order.
+    pub(crate) fn ranges_among(self, rows: &[u32]) -> Vec<(Range<usize>, &'a PackedAdapter)> {
+        let before = |row: usize| rows.partition_point(|&left| (left as usize) < row);
+        match self {
+            Self::Base => Vec::new(),
+            Self::Packed(adapter) => vec![(0..rows.len(), adapter)],
+            Self::Rows(parts) => parts
+                .iter()
+                .map(|(range, adapter)| (before(range.start)..before(range.end), *adapter))
+                .filter(|(range, _)| !range.is_empty())
+                .collect(),
+        }
+    }
+
     /// What applies to a linear layer in a batch of `rows` rows.
     pub(crate) fn rows(self, layer: usize, name: LinearName, rows: usize) -> Vec<AdaptedRows<'a>> {
         match self {

@@ -63,8 +63,8 @@ pub fn token_losses(decoder: &Decoder, batch: &PackedBatch, adapter: Adapter<'_>
         return Ok(Vec::new());
     }
     let mut attention = PackedAttend::new(decoder.config(), &batch.cumulative_lengths);
-    let hidden = decoder.forward(&batch.tokens, &batch.positions(), adapter, &mut attention, Activations::Floats)?;
-    let hidden = ops::select_rows(&hidden, &rows)?;
+    let positions = batch.positions();
+    let hidden = decoder.forward(&batch.tokens, &positions, adapter, &mut attention, Activations::Floats, &rows)?;
     Ok(ops::head_cross_entropy(&hidden, decoder.head(), &targets, Activations::Floats)?.per_row)
 }
 

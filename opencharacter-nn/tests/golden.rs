@@ -66,10 +66,14 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
 }
 
+fn all_rows(count: usize) -> Vec<u32> {
+    (0..count as u32).collect()
+}
+
 fn logits(decoder: &Decoder, tokens: &[u32], adapter: Adapter<'_>) -> Vec<f32> {
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let positions: Vec<u32> = (0..tokens.len() as u32).collect();
-    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats).unwrap();
+    let positions = all_rows(tokens.len());
+    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats, &positions).unwrap();
     decoder.logits(&hidden, &positions, Activations::Floats).unwrap()
 }
 
@@ -364,9 +368,9 @@ fn cached(decoder: &Decoder, tokens: &[u32], chunks: &[usize], format: CacheForm
     for &count in chunks {
         let mut attention = CachedAttend::new(decoder.config(), format, vec![(&mut cache, count)]);
         let positions = attention.positions();
-        let hidden = decoder
-            .forward(&tokens[start..start + count], &positions, Adapter::Base, &mut attention, Activations::Floats)
-            .unwrap();
+        let (part, rows) = (&tokens[start..start + count], all_rows(count));
+        let hidden =
+            decoder.forward(part, &positions, Adapter::Base, &mut attention, Activations::Floats, &rows).unwrap();
         attention.commit();
         out.extend(flat(&hidden));
         start += count;
@@ -385,8 +389,10 @@ fn cached_attention_equals_packed_and_ignores_chunks() {
         tokens.extend_from_within(..);
         tokens.truncate(46);
         let mut attention = PackedAttend::new(decoder.config(), &[0, 46]);
-        let positions: Vec<u32> = (0..46).collect();
-        let packed = decoder.forward(&tokens, &positions, Adapter::Base, &mut attention, Activations::Floats).unwrap();
+        let positions = all_rows(46);
+        let packed = decoder
+            .forward(&tokens, &positions, Adapter::Base, &mut attention, Activations::Floats, &positions)
+            .unwrap();
         // Halves round keys and values by up to 2^-11, bytes by up to a 254th of the largest of a head, and each layer
         // meets what the layers before it made of that: six times as much is allowed.
         for (format, bound) in [(CacheFormat::Floats, 1e-5), (CacheFormat::Halves, 3e-3), (CacheFormat::Bytes, 2.4e-2)]
@@ -449,13 +455,38 @@ fn shared_prefix_blocks_give_the_same_bits() {
     let run = |cache: &mut SequenceCache, tokens: &[u32]| {
         let mut attention = CachedAttend::new(decoder.config(), CacheFormat::Floats, vec![(cache, tokens.len())]);
         let positions = attention.positions();
-        let hidden = decoder.forward(tokens, &positions, Adapter::Base, &mut attention, Activations::Floats).unwrap();
+        let rows = all_rows(tokens.len());
+        let hidden =
+            decoder.forward(tokens, &positions, Adapter::Base, &mut attention, Activations::Floats, &rows).unwrap();
         attention.commit();
         flat(&hidden)
     };
     let whole = run(&mut first, &tokens);
     let mut second = SequenceCache::with_prefix(first.blocks()[..2].to_vec());
     assert_eq!(run(&mut second, &tokens[32..]), whole[32 * 32..]);
+}
+
+#[test]
+fn rows_that_are_asked_for_have_the_bits_that_they_have_among_all() {
+    let (decoder, adapter, golden) = small_llama();
+    let (tokens, _) = sequence(&golden, 0);
+    let (count, width) = (tokens.len(), decoder.config().hidden_size);
+    assert!(count > 10, "parts for adapters");
+    let adapter = adapter.pack();
+    let parts = [(1..4, &adapter), (6..9, &adapter)];
+    let run = |adapter: Adapter<'_>, rows: &[u32]| {
+        let mut attention = PackedAttend::new(decoder.config(), &[0, count]);
+        decoder.forward(&tokens, &all_rows(count), adapter, &mut attention, Activations::Floats, rows)
+    };
+    let last = count as u32 - 1;
+    for adapter in [Adapter::Base, Adapter::Packed(&adapter), Adapter::Rows(&parts)] {
+        let whole = flat(&run(adapter, &all_rows(count)).unwrap());
+        for rows in [vec![], vec![last], vec![4, 5], vec![0, 2, 3, 4, 7, 8, last]] {
+            let left = rows.iter().flat_map(|&row| &whole[row as usize * width..][..width]).copied();
+            assert_eq!(flat(&run(adapter, &rows).unwrap()), left.collect::<Vec<_>>(), "{adapter:?}, rows {rows:?}");
+        }
+    }
+    assert!(run(Adapter::Base, &[2, 1]).unwrap_err().to_string().contains("ascending"));
 }
 
 #[test]

@@ -175,8 +175,8 @@ fn logits(decoder: &Decoder, family: &str) -> Vec<Vec<f32>> {
     let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden =
-        decoder.forward(&tokens, &positions, crate::Adapter::Base, &mut attention, Activations::Floats).unwrap();
+    let base = crate::Adapter::Base;
+    let hidden = decoder.forward(&tokens, &positions, base, &mut attention, Activations::Floats, &positions).unwrap();
     decoder.logits(&hidden, &positions, Activations::Floats).unwrap().chunks(VOCABULARY).map(<[f32]>::to_vec).collect()
 }
 

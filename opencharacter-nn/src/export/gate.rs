@@ -184,7 +184,7 @@ pub(super) fn compare_logits(export: &Export<'_>, exported: &Decoder) -> Result<
 fn logits(decoder: &Decoder, adapter: Adapter<'_>, tokens: &[u32]) -> Result<Vec<f32>, NnError> {
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats)?;
+    let hidden = decoder.forward(tokens, &positions, adapter, &mut attention, Activations::Floats, &positions)?;
     Ok(decoder.logits(&hidden, &positions, Activations::Floats)?)
 }
 

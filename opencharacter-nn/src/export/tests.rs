@@ -57,8 +57,8 @@ fn export<'a>(model: &'a Model, adapter: Option<&'a LoraAdapter>, weight_type: W
 fn logits(decoder: &Decoder, tokens: &[u32]) -> Vec<f32> {
     let positions: Vec<u32> = (0..tokens.len() as u32).collect();
     let mut attention = PackedAttend::new(decoder.config(), &[0, tokens.len()]);
-    let hidden =
-        decoder.forward(tokens, &positions, crate::Adapter::Base, &mut attention, Activations::Floats).unwrap();
+    let base = crate::Adapter::Base;
+    let hidden = decoder.forward(tokens, &positions, base, &mut attention, Activations::Floats, &positions).unwrap();
     decoder.logits(&hidden, &positions, Activations::Floats).unwrap()
 }
 

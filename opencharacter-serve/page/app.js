@@ -285,7 +285,7 @@ async function chat(id) {
   /** Until `work` has ended, its redrawing included, nothing else is said or redrawn: that would take its bubbles away. */
   let busy = false;
   const alone = async (work) => {
-    if (busy) { tell("An answer is being written. Stop it, or wait for its end."); return; }
+    if (busy) { tell("Not while this goes on: wait for its end, or stop it."); return; }
     const waits = (yes) => { busy = say.disabled = yes; log.classList.toggle("busy", yes); };
     waits(true);
     try { await work(); } finally { waits(false); }

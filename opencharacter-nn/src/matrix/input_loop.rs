@@ -1,7 +1,7 @@
 //! The loop over inputs of the tiles in assembly.
 
 /// Assembly that multiplies by `fours` times four inputs and by `ones` more, 64 bytes of a panel each: `$four` and `$one`
-/// multiply, `$advance` and `$advance_one` take the addresses along that `{panel}` is not.
+/// multiply, `$advance` and `$advance_one` move every address but `{panel}`'s.
 macro_rules! over_inputs {
     ([$($four:expr),*], [$($advance:literal),*], $one:expr, [$($advance_one:literal),*]) => {
         concat!(

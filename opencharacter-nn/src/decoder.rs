@@ -280,79 +280,15 @@ impl Decoder {
         attention: &mut dyn Attend,
         activations: Activations,
     ) -> Result<(Tensor, BlockTape)> {
-        let Attended { raw, q, k, v, values, normalisers } =
-            self.attention_half(layer, hidden, rotation, adapter, attention, activations)?;
-        let FedForward { middle, gate, up, out } =
-            self.feed_forward_half(layer, hidden, &values, adapter, activations)?;
+        let pass = self.block_forward(layer, adapter, activations);
+        let Attended { raw, q, k, v, values, normalisers } = pass.attention_half(hidden, rotation, attention)?;
+        let FedForward { middle, gate, up, out } = pass.feed_forward_half(hidden, &values)?;
         let (input, middle_and_up) = (hidden.clone(), Some((middle, up)));
         Ok((out, BlockTape { input, raw, q, k, v, attended: values, normalisers, gate, middle_and_up }))
     }
 
-    /// From a block's input to what attention gives. Here alone do tokens meet each other.
-    fn attention_half(
-        &self,
-        layer: usize,
-        hidden: &Tensor,
-        rotation: &Rotation,
-        adapter: Adapter<'_>,
-        attention: &mut dyn Attend,
-        activations: Activations,
-    ) -> Result<Attended> {
-        let block = &self.blocks[layer];
-        let epsilon = self.config.rms_norm_eps;
-        let qkv = self.layers(layer, [LinearName::QProj, LinearName::KProj, LinearName::VProj], adapter, hidden)?;
-        let normed = ops::rms_norm_for(&qkv, activations, hidden, &block.input_norm, epsilon)?;
-        let [mut q, mut k, v] = ops::linears(&normed, &qkv, activations)?;
-        let mut raw = None;
-        if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
-            let before = (q, k);
-            q = ops::rms_norm(&before.0, query_norm, epsilon)?;
-            k = ops::rms_norm(&before.1, key_norm, epsilon)?;
-            raw = Some(before);
-        }
-        let q = ops::rotate(&q, rotation, Direction::Forward)?;
-        let k = ops::rotate(&k, rotation, Direction::Forward)?;
-        let (values, normalisers) = attention.attend(layer, &q, &k, &v)?;
-        Ok(Attended { raw, q, k, v, values, normalisers })
-    }
-
-    /// From a block's input and what attention gave for it to the block's result, each row for itself.
-    fn feed_forward_half(
-        &self,
-        layer: usize,
-        hidden: &Tensor,
-        attended: &Tensor,
-        adapter: Adapter<'_>,
-        activations: Activations,
-    ) -> Result<FedForward> {
-        let block = &self.blocks[layer];
-        let to_project = LinearInput::Floats(attended.clone());
-        let out_projection = self.layers(layer, [LinearName::OProj], adapter, hidden)?;
-        let [projected] = ops::linears(&to_project, &out_projection, activations)?;
-        let middle = ops::add(hidden, &projected)?;
-        let gate_up = self.layers(layer, [LinearName::GateProj, LinearName::UpProj], adapter, hidden)?;
-        let epsilon = self.config.rms_norm_eps;
-        let normed = ops::rms_norm_for(&gate_up, activations, &middle, &block.post_attention_norm, epsilon)?;
-        let [gate, up] = ops::linears(&normed, &gate_up, activations)?;
-        let down = self.layers(layer, [LinearName::DownProj], adapter, hidden)?;
-        let [down] = ops::linears(&ops::swiglu(&down, activations, &gate, &up)?, &down, activations)?;
-        let out = ops::add(&middle, &down)?;
-        Ok(FedForward { middle, gate, up, out })
-    }
-
-    /// A block's linear layers with what `adapter` adds to them, for as many rows as `hidden` has.
-    fn layers<'a, const COUNT: usize>(
-        &'a self,
-        layer: usize,
-        names: [LinearName; COUNT],
-        adapter: Adapter<'a>,
-        hidden: &Tensor,
-    ) -> Result<[Layer<'a>; COUNT]> {
-        let rows = hidden.dim(0)?;
-        Ok(names.map(|name| {
-            let Linear { weight, bias } = self.blocks[layer].linear(name);
-            Layer { weight, bias: bias.as_deref(), adapted: adapter.rows(layer, name, rows) }
-        }))
+    fn block_forward<'a>(&'a self, layer: usize, adapter: Adapter<'a>, activations: Activations) -> BlockForward<'a> {
+        BlockForward { layer, block: &self.blocks[layer], adapter, activations, epsilon: self.config.rms_norm_eps }
     }
 
     /// The gradient of a block's input, given that of its result; gradients of what is trained are added to
@@ -369,14 +305,16 @@ impl Decoder {
         to_input: bool,
     ) -> Result<Option<Tensor>> {
         let epsilon = self.config.rms_norm_eps;
+        // What the tape lacks is computed as the forward pass did it: the same bits.
+        let again = self.block_forward(layer, adapter.map_or(Adapter::Base, Adapter::Packed), Activations::Floats);
         let mut pass = BlockBackward { layer, block: &self.blocks[layer], adapter, gradients };
         let kept = tape.middle_and_up.as_ref().map(|(middle, up)| (middle.clone(), Some(up.clone())));
         let (tape_middle, up) = match kept {
             Some(kept) => kept,
-            None => (ops::add(&tape.input, &pass.forward(LinearName::OProj, &tape.attended)?)?, None),
+            None => (ops::add(&tape.input, &again.linear(LinearName::OProj, &tape.attended)?)?, None),
         };
         let normed_middle = ops::rms_norm(&tape_middle, &pass.block.post_attention_norm, epsilon)?;
-        let up = up.map_or_else(|| pass.forward(LinearName::UpProj, &normed_middle), Ok)?;
+        let up = up.map_or_else(|| again.linear(LinearName::UpProj, &normed_middle), Ok)?;
         let down = [(LinearName::DownProj, upstream)];
         let (gradient, inner) = ops::linear_input_gradient(&pass.upstream(&down))?;
         let ops::SwigluBackward { activated, gate, up } = ops::swiglu_backward(&tape.gate, &up, &gradient)?;
@@ -459,12 +397,13 @@ impl Decoder {
         let left = adapter.ranges_among(rows);
         let mut hidden = self.embed(tokens)?;
         for layer in 0..self.config.num_hidden_layers {
-            let attended = self.attention_half(layer, &hidden, &rotation, adapter, attention, activations)?.values;
+            let pass = self.block_forward(layer, adapter, activations);
+            let attended = pass.attention_half(&hidden, &rotation, attention)?.values;
             hidden = if layer + 1 == self.config.num_hidden_layers {
-                let (hidden, attended) = (ops::select_rows(&hidden, rows)?, ops::select_rows(&attended, rows)?);
-                self.feed_forward_half(layer, &hidden, &attended, Adapter::Rows(&left), activations)?.out
+                let pass = BlockForward { adapter: Adapter::Rows(&left), ..pass };
+                pass.feed_forward_half(&ops::select_rows(&hidden, rows)?, &ops::select_rows(&attended, rows)?)?.out
             } else {
-                self.feed_forward_half(layer, &hidden, &attended, adapter, activations)?.out
+                pass.feed_forward_half(&hidden, &attended)?.out
             };
         }
         self.final_norm(&hidden)
@@ -535,6 +474,63 @@ impl Decoder {
     }
 }
 
+/// A block's forward pass.
+struct BlockForward<'a> {
+    layer: usize,
+    block: &'a Block,
+    adapter: Adapter<'a>,
+    activations: Activations,
+    epsilon: f32,
+}
+
+impl<'a> BlockForward<'a> {
+    /// From the block's input to what attention gives. Here alone do tokens meet each other.
+    fn attention_half(&self, hidden: &Tensor, rotation: &Rotation, attention: &mut dyn Attend) -> Result<Attended> {
+        let qkv = self.layers([LinearName::QProj, LinearName::KProj, LinearName::VProj], hidden)?;
+        let normed = ops::rms_norm_for(&qkv, self.activations, hidden, &self.block.input_norm, self.epsilon)?;
+        let [mut q, mut k, v] = ops::linears(&normed, &qkv, self.activations)?;
+        let mut raw = None;
+        if let (Some(query_norm), Some(key_norm)) = (&self.block.query_norm, &self.block.key_norm) {
+            let before = (q, k);
+            q = ops::rms_norm(&before.0, query_norm, self.epsilon)?;
+            k = ops::rms_norm(&before.1, key_norm, self.epsilon)?;
+            raw = Some(before);
+        }
+        let q = ops::rotate(&q, rotation, Direction::Forward)?;
+        let k = ops::rotate(&k, rotation, Direction::Forward)?;
+        let (values, normalisers) = attention.attend(self.layer, &q, &k, &v)?;
+        Ok(Attended { raw, q, k, v, values, normalisers })
+    }
+
+    /// From the block's input and what attention gave for it to the block's result, each row for itself.
+    fn feed_forward_half(&self, hidden: &Tensor, attended: &Tensor) -> Result<FedForward> {
+        let middle = ops::add(hidden, &self.linear(LinearName::OProj, attended)?)?;
+        let gate_up = self.layers([LinearName::GateProj, LinearName::UpProj], hidden)?;
+        let norm = &self.block.post_attention_norm;
+        let normed = ops::rms_norm_for(&gate_up, self.activations, &middle, norm, self.epsilon)?;
+        let [gate, up] = ops::linears(&normed, &gate_up, self.activations)?;
+        let down = self.layers([LinearName::DownProj], hidden)?;
+        let [down] = ops::linears(&ops::swiglu(&down, self.activations, &gate, &up)?, &down, self.activations)?;
+        let out = ops::add(&middle, &down)?;
+        Ok(FedForward { middle, gate, up, out })
+    }
+
+    /// One layer's result.
+    fn linear(&self, name: LinearName, x: &Tensor) -> Result<Tensor> {
+        let [out] = ops::linears(&LinearInput::Floats(x.clone()), &self.layers([name], x)?, self.activations)?;
+        Ok(out)
+    }
+
+    /// Linear layers with what the adapter adds to them, for as many rows as `hidden` has.
+    fn layers<const COUNT: usize>(&self, names: [LinearName; COUNT], hidden: &Tensor) -> Result<[Layer<'a>; COUNT]> {
+        let rows = hidden.dim(0)?;
+        Ok(names.map(|name| {
+            let Linear { weight, bias } = self.block.linear(name);
+            Layer { weight, bias: bias.as_deref(), adapted: self.adapter.rows(self.layer, name, rows) }
+        }))
+    }
+}
+
 /// The parts of a block's backward pass that end in a parameter's gradient.
 struct BlockBackward<'a> {
     layer: usize,
@@ -546,15 +542,6 @@ struct BlockBackward<'a> {
 impl<'a> BlockBackward<'a> {
     fn lora(&self, name: LinearName) -> Option<&'a PackedLora> {
         self.adapter.and_then(|adapter| adapter.linear(self.layer, name))
-    }
-
-    /// A layer's result, as the forward pass computed it: the same bits.
-    fn forward(&self, name: LinearName, x: &Tensor) -> Result<Tensor> {
-        let Linear { weight, bias } = self.block.linear(name);
-        let adapted = self.adapter.map_or(Adapter::Base, Adapter::Packed).rows(self.layer, name, x.dim(0)?);
-        let x = LinearInput::Floats(x.clone());
-        let [out] = ops::linears(&x, &[Layer { weight, bias: bias.as_deref(), adapted }], Activations::Floats)?;
-        Ok(out)
     }
 
     /// What layers send back, given the gradients of their results.

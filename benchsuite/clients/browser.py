@@ -106,15 +106,25 @@ with sync_playwright() as playwright:
     page.locator(".message.user").last.get_by_label("Previous version").click()
     expect(page.get_by_text("What do you do all day?")).to_be_visible()
 
-    # Stop. Until then, turning to another version waits: it would take away the bubble that is being written.
+    # Stop. Until then, turning to another version waits: it would take away the bubble that is being written. Words that
+    # are being changed meanwhile outlive the redrawing at the end, the keyboard in them.
     words.fill("Tell me a very long story about the harbour, with every detail.")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".message.writing")).to_have_count(1)
     page.locator(".message.user").first.get_by_label("Next version").click()
     page.wait_for_timeout(300)
     assert page.locator(".message.writing").count() == 1, "turning to another version took the bubble away"
+    page.locator(".message.user").first.get_by_role("button", name="Edit").click()
+    page.keyboard.type(" And at night?")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    changed = page.get_by_label("New words")
+    expect(changed).to_be_focused()
+    shoot(page, "edit")
+    assert changed.input_value().endswith(" And at night?"), changed.input_value()
+    page.get_by_role("button", name="Leave it").click()
+    expect(changed).to_have_count(0)
+    assert "at night" not in page.locator(".message.user .text").first.inner_text()
 
     # Side by side.
     other = page.get_by_label("Model to compare with")

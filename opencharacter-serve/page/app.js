@@ -312,36 +312,50 @@ async function chat(id) {
     return answered;
   };
   const bubble = (role, who, text) => make("div", { className: `message ${role}` }, make("div", { className: "who" }, who), make("div", { className: "text" }, text));
-  const redraw = async () => { draw(await get(path)); };
+  /** Message ids with the fields in which they are being given other words: those outlive a redrawing. */
+  const edits = new Map();
+  /** The keyboard stays in what is being changed, or goes to the next message. */
+  const redraw = async () => { draw(await get(path)); if (!log.querySelector(":focus")) words.focus(); };
   const again = doing(() => alone(async () => {
     const waiting = bubble("assistant", session.character_name, "");
     log.append(waiting);
-    try { await stream(`${path}/answers`, { model: model.value }, waiting); } finally { await redraw(); words.focus(); }
+    try { await stream(`${path}/answers`, { model: model.value }, waiting); } finally { await redraw(); }
   }));
 
   const draw = (now) => {
+    const focused = document.activeElement;
     log.replaceChildren(...now.messages.map((message, index) => {
       const mine = message.role === "user";
       const text = make("div", { className: "text" });
-      text.innerHTML = message.html;
+      if (edits.has(message.id)) open(message, text); else text.innerHTML = message.html;
       const place = message.swipes.indexOf(message.id);
       const turn = (step) => doing(() => alone(async () => draw(await send(`${path}/leaf`, { message: message.swipes[place + step] }))));
       const tools = make("div", { className: "tools" });
       if (message.swipes.length > 1) tools.append(make("button", { title: "The one before", "aria-label": "Previous version", disabled: place === 0, onclick: turn(-1) }, "‹"), `${place + 1}/${message.swipes.length}`, make("button", { title: "The next one", "aria-label": "Next version", disabled: place + 1 === message.swipes.length, onclick: turn(1) }, "›"));
-      tools.append(make("button", { onclick: () => change(message, text) }, "Edit"));
+      tools.append(make("button", { className: "always", onclick: () => change(message, text) }, "Edit"));
       if (!mine && index === now.messages.length - 1 && now.messages.some((one) => one.role === "user")) tools.append(make("button", { onclick: again }, "Again"));
       if (mine && index === now.messages.length - 1) tools.append(make("button", { onclick: again }, "Answer"));
       const trace = message.trace && make("details", { className: "trace" }, make("summary", {}, `${message.trace.tokens} tokens, ${message.trace.lore.length} lorebook entries`), make("pre", {}, JSON.stringify(message.trace, null, 1)));
       return make("div", { className: `message ${message.role}` }, make("div", { className: "who" }, mine ? now.user_name : `${now.character_name}${message.model ? ` · ${message.model}` : ""}`), text, tools, trace || null);
     }));
+    // A field that is put elsewhere loses the keyboard.
+    if (log.contains(focused)) focused.focus();
     log.scrollTop = log.scrollHeight;
   };
   const change = (message, text) => {
-    if (busy) return;
-    const area = make("textarea", { rows: 4, value: message.content, "aria-label": "New words" });
-    const save = doing(() => alone(async () => draw(await send(`${path}/branch`, { message: message.id, content: area.value }))));
-    text.replaceChildren(area, make("div", { className: "tools" }, make("button", { onclick: save }, "Save as a branch"), make("button", { onclick: doing(() => alone(redraw)) }, "Leave it")));
-    area.focus();
+    if (!edits.has(message.id)) edits.set(message.id, make("textarea", { rows: 4, value: message.content, "aria-label": "New words" }));
+    open(message, text);
+    edits.get(message.id).focus();
+  };
+  const open = (message, text) => {
+    const area = edits.get(message.id);
+    const save = doing(() => alone(async () => {
+      const now = await send(`${path}/branch`, { message: message.id, content: area.value });
+      edits.delete(message.id);
+      draw(now);
+    }));
+    const leave = () => { edits.delete(message.id); text.innerHTML = message.html; };
+    text.replaceChildren(area, make("div", { className: "tools" }, make("button", { onclick: save }, "Save as a branch"), make("button", { className: "always", onclick: leave }, "Leave it")));
   };
 
   form.addEventListener("submit", doing(() => alone(async () => {
@@ -354,7 +368,7 @@ async function chat(id) {
     const waiting = bubble("assistant", session.character_name, "");
     log.append(waiting);
     log.scrollTop = log.scrollHeight;
-    try { await stream(`${path}/messages`, { content, model: model.value }, waiting); } finally { await redraw(); words.focus(); }
+    try { await stream(`${path}/messages`, { content, model: model.value }, waiting); } finally { await redraw(); }
   })));
 
   /** The same message answered by two models, side by side; which is better is kept for training. */

@@ -13,7 +13,10 @@ python3 -m venv "$folder/venv"
 mkdir -p "$folder/source"
 tar xzf "$folder/llama_cpp_python-$version.tar.gz" -C "$folder/source" --strip-components=1
 PATH="$folder/venv/bin:$PATH"
+# GCC 12 takes the tiles' configuration (AMX) for 8 bytes and leaves the stores of the others out as dead: the benchmarks
+# then end with SIGILL on processors that have tiles.
 cmake -S "$folder/source/vendor/llama.cpp" -B "$folder/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON \
+    -DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse" \
     -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF >/dev/null
 cmake --build "$folder/build" --target llama-batched-bench llama-bench
 mkdir -p "$folder/bin"

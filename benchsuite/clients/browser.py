@@ -107,7 +107,10 @@ with sync_playwright() as playwright:
     expect(page.get_by_text("What do you do all day?")).to_be_visible()
 
     # Stop. Until then, turning to another version waits: it would take away the bubble that is being written. Words that
-    # are being changed meanwhile outlive the redrawing at the end, the keyboard in them.
+    # are being changed meanwhile outlive the redrawing at the end, the keyboard in them. The answer is held back so long:
+    # a short one would have ended.
+    held = []
+    page.route("**/messages", lambda route: held.append(route))
     words.fill("Tell me a very long story about the harbour, with every detail.")
     page.get_by_role("button", name="Send").click()
     expect(page.locator(".message.writing")).to_have_count(1)
@@ -116,7 +119,10 @@ with sync_playwright() as playwright:
     assert page.locator(".message.writing").count() == 1, "turning to another version took the bubble away"
     page.locator(".message.user").first.get_by_role("button", name="Edit").click()
     page.keyboard.type(" And at night?")
-    page.get_by_role("button", name="Stop").click()
+    held[0].continue_()
+    page.unroute("**/messages")
+    # As if the answer ended by itself: a click of the mouse would take the keyboard away.
+    page.get_by_role("button", name="Stop").dispatch_event("click")
     expect(page.get_by_role("button", name="Send")).to_be_enabled()
     changed = page.get_by_label("New words")
     expect(changed).to_be_focused()

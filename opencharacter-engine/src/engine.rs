@@ -14,7 +14,7 @@ use crate::{
     constraint::ConstraintFactory,
     log_probs::LogProbs,
     sampler::Sampler,
-    scheduler::{Scheduler, cache_format},
+    scheduler::{Scheduler, activations, cache_format},
     sequence::{Extras, Generation, Scoring, Sequence, ServedAdapter, Work},
     text::AnswerText,
 };
@@ -22,7 +22,8 @@ use crate::{
 /// How much the engine takes on at once.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Requests in one batch.
+    /// Requests in one batch. An engine for one rounds as is fastest for a row alone, which on some machines is other than
+    /// in batches: its texts differ there.
     pub max_sequences: usize,
     /// Tokens in one forward pass; prompts longer than what is left wait for the next.
     pub step_tokens: usize,
@@ -66,7 +67,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Starts the engine's thread; the handle answers as the base model.
     pub fn start(model: Arc<Model>, options: EngineOptions) -> Result<Self, GenerateError> {
-        let fingerprint = fingerprint(&model);
+        let fingerprint = fingerprint(&model, &options);
         let unavailable = |reason: String| GenerateError::Unavailable { model: fingerprint.clone(), reason };
         let constraints = ConstraintFactory::new(&model.tokenizer).map_err(unavailable)?;
         let (mailbox, letters) = mpsc::channel();
@@ -216,13 +217,14 @@ impl Engine {
 }
 
 /// What answers follow from: the model's files, and the engine's rounding where it rounds.
-fn fingerprint(model: &Model) -> String {
-    let rounding = match cache_format(&model.decoder) {
+fn fingerprint(model: &Model, options: &EngineOptions) -> String {
+    let cache = match cache_format(&model.decoder) {
         CacheFormat::Floats => return model.fingerprint.clone(),
-        CacheFormat::Halves => "activations in 8 bits by blocks of 64, keys and values in f16",
-        CacheFormat::Bytes => "activations in 8 bits by blocks of 64, keys and values in 8 bits by token and head",
+        CacheFormat::Halves => "keys and values in f16",
+        CacheFormat::Bytes => "keys and values in 8 bits by token and head",
     };
-    hex(&content_hash(&[model.fingerprint.as_str(), rounding]))
+    let rounding = format!("{}, {cache}", activations(options).description());
+    hex(&content_hash(&[model.fingerprint.as_str(), rounding.as_str()]))
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

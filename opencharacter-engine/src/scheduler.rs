@@ -14,14 +14,19 @@ use crate::{
 };
 
 /// A quantised model's activations are rounded as well. Its weights' rounding is coarser, and dot products of bytes are
-/// three times as fast as those of floats. Over 100 answers of RoleBench (7,773 tokens, SmolLM2-135M in `Q4_1`) this and
+/// three times as fast as those of floats. Over 100 answers of RoleBench (7,773 tokens, SmolLM2-135M in `Q4_1`) 8 bits and
 /// [`cache_format`] together moved the mean negative log-likelihood from 2.3824 to 2.3903 nats, and single answers by
 /// 0.0146 nats per token. With keys and values in f16 it was 2.3883, with a standard error of 0.0016 for the difference,
 /// and 0.0125 for single answers; with activations in blocks of 32 in place of 64 besides, 2.3811 and 0.0106, and a
 /// quarter more time in products of bytes.
 ///
 /// With f32 weights nothing is rounded, and the engine's arithmetic is the trainer's.
-const ACTIVATIONS: Activations = Activations::EightBits;
+///
+/// Which rounding it is follows from what the engine was made for, never from how many requests it happens to have: a
+/// request's text does not depend on its company.
+pub(crate) fn activations(options: &EngineOptions) -> Activations {
+    if options.max_sequences > 1 { Activations::RoundedForBatches } else { Activations::EightBits }
+}
 
 /// Keys and values are kept about as precisely as the weights: exactly beside exact ones, and in 8 bits beside quantised
 /// ones. Where keys have a bias (Qwen2), some of their inputs are known to be far larger than the others, which 8 bits
@@ -42,6 +47,7 @@ pub(crate) struct Scheduler {
     running: Vec<Sequence>,
     prefixes: PrefixCache,
     cache_format: CacheFormat,
+    activations: Activations,
     /// How many blocks running sequences and shared beginnings may hold together.
     block_limit: usize,
 }
@@ -67,6 +73,7 @@ impl Scheduler {
         let cache_format = cache_format(&model.decoder);
         let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config(), cache_format).max(1);
         Self {
+            activations: activations(&options),
             model,
             options,
             waiting: VecDeque::new(),
@@ -197,7 +204,7 @@ impl Scheduler {
         let mut attention = CachedAttend::new(decoder.config(), self.cache_format, caches);
         let positions = attention.positions();
         let adapter = Adapter::Rows(&adapted);
-        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention, ACTIVATIONS, &rows)?;
+        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention, self.activations, &rows)?;
         attention.commit();
         self.score(&looks, &hidden)?;
         self.generate(plan, &looks, &hidden)
@@ -235,7 +242,7 @@ impl Scheduler {
         let scored = (0..).zip(looks).filter_map(|(row, look)| Some((row, look.target?, look.owner)));
         let (rows, (targets, owners)): (Vec<u32>, (Vec<u32>, Vec<usize>)) =
             scored.map(|(row, target, owner)| (row, (target, owner))).unzip();
-        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, ACTIVATIONS)?;
+        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, self.activations)?;
         for (owner, log_prob) in owners.into_iter().zip(log_probs) {
             if let Work::Score(scoring) = &mut self.running[owner].work {
                 scoring.log_prob += f64::from(log_prob);
@@ -252,7 +259,7 @@ impl Scheduler {
         let (rows, owners): (Vec<u32>, Vec<usize>) = drawing.map(|(row, look)| (row, look.owner)).unzip();
         let mut logits = Vec::new();
         if !rows.is_empty() {
-            logits = self.model.decoder.logits(hidden, &rows, ACTIVATIONS)?;
+            logits = self.model.decoder.logits(hidden, &rows, self.activations)?;
         }
         let vocabulary = self.model.decoder.config().vocab_size;
         let mut drawn = owners.into_iter().zip(logits.chunks_exact_mut(vocabulary)).peekable();

@@ -26,7 +26,7 @@ use crate::{
 /// `opencharacter chat`
 pub async fn chat(arguments: &ChatArguments) -> Result<()> {
     let found = find(arguments).await?;
-    let engine = models::chosen(&arguments.model, EngineOptions::default())?;
+    let engine = models::chosen(&arguments.model, EngineOptions { max_sequences: 1, ..EngineOptions::default() })?;
     let character = match found {
         Found::Character(character) => *character,
         Found::Persona(persona) => character_of(&persona, arguments, &engine).await?,

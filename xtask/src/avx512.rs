@@ -28,7 +28,7 @@ const PACKAGES: [&str; 9] =
 const KERNEL: &str = "linux-image-cloud-amd64";
 
 /// Those that compare instruction sets or run through all kernels of bytes, and take the emulator a minute.
-const TESTS: [&str; 4] = ["matrix::block_tile", "matrix::kernel", "eight_bit_products", "simd::"];
+const TESTS: [&str; 5] = ["matrix::block_tile", "matrix::kernel", "rounded_products", "byte_tile", "simd::"];
 
 /// What the file system's first program prints before and after the tests.
 const BEGIN: &str = "the tests begin";

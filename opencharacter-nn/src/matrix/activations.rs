@@ -5,7 +5,7 @@ use std::{cell::RefCell, slice};
 use super::blocks::{BLOCK, GROUP};
 use crate::{
     simd::{largest_magnitude, nearest, vectorised},
-    team::{self, Pointer, RUN},
+    team::{self, Pointer},
 };
 
 /// Rows of activations in blocks, each with a scale of its own: `x = scale * quant`, `quant` from -127 to 127. A block is
@@ -45,7 +45,9 @@ pub(super) struct RowBlock {
 
 impl EightBitRows {
     /// Quantises `[rows, inputs]` values. `inputs` is a multiple of 32.
+    #[cfg(test)]
     pub(crate) fn new(values: &[f32], inputs: usize) -> Self {
+        use crate::team::RUN;
         Self::of(values.len(), inputs, RUN, |run, out| out.copy_from_slice(&values[run * RUN..][..out.len()]))
     }
 
@@ -58,9 +60,8 @@ impl EightBitRows {
         let mut quants = Vec::<i8>::with_capacity(total);
         let mut blocks = Vec::<RowBlock>::with_capacity(total / block);
         let (quants_start, blocks_start) = (Pointer(quants.as_mut_ptr()), Pointer(blocks.as_mut_ptr()));
-        team::for_each(total.div_ceil(length), |run| {
-            let first = run * length;
-            let count = length.min(total - first);
+        in_runs(total, length, body, |first, values| {
+            let count = values.len();
             // SAFETY: every run has quants and blocks of its own, inside the capacities; zero bytes are values of both.
             let (quants, blocks) = unsafe {
                 let (quants, blocks) = (quants_start.get().add(first), blocks_start.get().add(first / block));
@@ -68,13 +69,7 @@ impl EightBitRows {
                 blocks.write_bytes(0, count / block);
                 (slice::from_raw_parts_mut(quants, count), slice::from_raw_parts_mut(blocks, count / block))
             };
-            VALUES.with_borrow_mut(|values| {
-                if values.len() < count {
-                    values.resize(count, 0.0);
-                }
-                body(run, &mut values[..count]);
-                quantise(&values[..count], block, quants, blocks);
-            });
+            quantise(values, block, quants, blocks);
         });
         // SAFETY: the runs have written all of both.
         unsafe {
@@ -97,11 +92,6 @@ impl EightBitRows {
         (BYTES / self.inputs.max(1) / TILE).max(1) * TILE
     }
 
-    /// Panics unless this is `[rows, inputs]`.
-    pub(super) fn check(&self, rows: usize, inputs: usize) {
-        assert!(self.inputs == inputs && self.quants.len() == rows * inputs, "x has rows x inner elements");
-    }
-
     /// Quants and blocks of the rows from `first` on.
     pub(super) fn rows_from(&self, first: usize) -> (&[i8], &[RowBlock]) {
         let blocks = self.inputs / (span(self.inputs) * BLOCK);
@@ -110,8 +100,28 @@ impl EightBitRows {
 }
 
 thread_local! {
-    /// A run's values on their way into 8 bits.
+    /// A run's values before they are rounded.
     static VALUES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Has `body` compute each run of `length` of `total` values, and `round` take them, with the place of the first.
+pub(super) fn in_runs(
+    total: usize,
+    length: usize,
+    body: impl Fn(usize, &mut [f32]) + Sync,
+    round: impl Fn(usize, &[f32]) + Sync,
+) {
+    team::for_each(total.div_ceil(length), |run| {
+        let first = run * length;
+        let count = length.min(total - first);
+        VALUES.with_borrow_mut(|values| {
+            if values.len() < count {
+                values.resize(count, 0.0);
+            }
+            body(run, &mut values[..count]);
+            round(first, &values[..count]);
+        });
+    });
 }
 
 vectorised! {

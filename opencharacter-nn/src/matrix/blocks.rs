@@ -89,7 +89,7 @@ pub(crate) struct BlockPanels {
     /// The second panel of the last pair may be empty.
     lines: Vec<CacheLine>,
     /// For each output, lanes beyond the last included, what its scales and offsets are rounded to multiples of where
-    /// activations are integers: see [`unit`].
+    /// activations are rounded: see [`unit`].
     units: Vec<f32>,
     inputs: usize,
 }
@@ -98,8 +98,11 @@ pub(crate) struct BlockPanels {
 /// blocks of activations, `2 * 32 * 127` times the other, add up to less than `2^31`.
 const MOST_SCALE: f32 = 15360.0;
 const MOST_OFFSET: f32 = 32767.0;
+/// Largest multiple of a unit that a scale of 8-bit weights is: half precision holds it, and a weight of 2^-14 per unit.
+const MOST_SCALE_OF_BYTES: f32 = 2048.0;
 
-/// What the scales and offsets of a row of 4-bit blocks are rounded to multiples of where activations are integers.
+/// What the scales and offsets of a row are rounded to multiples of where activations are rounded (but for those of 8-bit
+/// weights where activations are integers).
 ///
 /// So a product is integers up to the scale of an activation block, which comes once per two of the weights' blocks.
 /// Rounding moves a weight by at most 8 units, where its row's largest offset is at least 16,384 units: by a two-thousandth
@@ -107,19 +110,21 @@ const MOST_OFFSET: f32 = 32767.0;
 /// rounded. A row with a scale or an offset that is no number has a unit that is none, and so have its products.
 fn unit(format: BlockFormat, row: &[u8]) -> f32 {
     let (mut scale, mut offset) = (0.0_f32, 0.0_f32);
-    if format == BlockFormat::Q8_0 {
-        return 1.0;
-    }
     for block in row.chunks_exact(format.bytes()) {
         let half = |index: usize| f16::from_le_bytes([block[2 * index], block[2 * index + 1]]).to_f32().abs();
         // The sum is no number if any is none.
-        let block_offset = if format == BlockFormat::Q4_1 { half(1) } else { 8.0 * half(0) };
+        let block_offset = match format {
+            BlockFormat::Q4_0 => 8.0 * half(0),
+            BlockFormat::Q4_1 => half(1),
+            BlockFormat::Q8_0 => 0.0,
+        };
         if !(half(0) + block_offset).is_finite() {
             return f32::NAN;
         }
         (scale, offset) = (scale.max(half(0)), offset.max(block_offset));
     }
-    let needed = (scale / MOST_SCALE).max(offset / MOST_OFFSET);
+    let most_scale = if format == BlockFormat::Q8_0 { MOST_SCALE_OF_BYTES } else { MOST_SCALE };
+    let needed = (scale / most_scale).max(offset / MOST_OFFSET);
     if needed == 0.0 { 1.0 } else { f32::from_bits((needed.to_bits() + 0x7F_FFFF) & 0x7F80_0000) }
 }
 
@@ -182,23 +187,32 @@ impl BlockPanels {
         ((panel / 2 * (self.inputs / BLOCK) + block) * 2 + panel % 2) * self.format.panel_block_bytes()
     }
 
-    fn block(&self, panel: usize, block: usize) -> PanelBlock<'_> {
+    pub(super) fn block(&self, panel: usize, block: usize) -> PanelBlock<'_> {
         let start = self.block_start(panel, block);
         PanelBlock::new(self.format, &self.as_bytes()[start..start + self.format.panel_block_bytes()])
     }
 
+    pub(super) fn pair(&self, pair: usize) -> PanelPair<'_> {
+        let length = self.inputs / BLOCK * 2 * self.format.panel_block_bytes();
+        PanelPair {
+            format: self.format,
+            bytes: &self.as_bytes()[pair * length..(pair + 1) * length],
+            units: &self.units[pair * 2 * PANEL..(pair + 1) * 2 * PANEL],
+        }
+    }
+
     /// The two panels of a pair, and the rows of `x` from `first` on.
     pub(super) fn tile<'a>(&'a self, pair: usize, x: &'a EightBitRows, first: usize) -> BlockTile<'a> {
-        let count = self.inputs / BLOCK;
-        let length = count * 2 * self.format.panel_block_bytes();
         let (quants, blocks) = x.rows_from(first);
+        let PanelPair { format, bytes, units } = self.pair(pair);
         BlockTile {
-            format: self.format,
-            pair: &self.as_bytes()[pair * length..(pair + 1) * length],
-            units: &self.units[pair * 2 * PANEL..(pair + 1) * 2 * PANEL],
+            format,
+            pair: bytes,
+            // Scales of 8-bit weights stay floats there.
+            units: if format == BlockFormat::Q8_0 { &[1.0; 2 * PANEL] } else { units },
             quants,
             blocks,
-            count,
+            count: self.inputs / BLOCK,
             span: span(self.inputs),
         }
     }
@@ -218,11 +232,46 @@ impl BlockPanels {
 
     /// One weight.
     #[cfg(test)]
-    fn get(&self, output: usize, input: usize) -> f32 {
+    pub(super) fn get(&self, output: usize, input: usize) -> f32 {
         let mut column = [0.0; PANEL];
         self.unpack(output / PANEL, input, &mut column);
         column[output % PANEL]
     }
+}
+
+/// Two panels, whose blocks lie interleaved.
+#[derive(Clone, Copy)]
+pub(super) struct PanelPair<'a> {
+    pub(super) format: BlockFormat,
+    /// `[inputs / 32][2]`, each scales, offsets where there are any, and quants.
+    pub(super) bytes: &'a [u8],
+    /// Of the two panels' outputs.
+    pub(super) units: &'a [f32],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a> PanelPair<'a> {
+    /// Blocks of a row.
+    pub(super) fn blocks(self) -> usize {
+        self.bytes.len() / (2 * self.format.panel_block_bytes())
+    }
+
+    /// [`inverse_units`] of each panel.
+    pub(super) fn inverse_units(self) -> [[f32; PANEL]; 2] {
+        [inverse_units(&self.units[..PANEL]), inverse_units(&self.units[PANEL..])]
+    }
+}
+
+/// What scales and offsets are multiplied by to be multiples of their outputs' units; exact, as units are powers of two. What
+/// comes of a unit that is no number does not matter: so is whatever is multiplied by it in the end.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn inverse_units<const COUNT: usize>(units: &[f32]) -> [f32; COUNT] {
+    const ONE_SQUARED: u32 = 2 * 1.0_f32.to_bits();
+    let mut inverses = [1.0; COUNT];
+    for (inverse, unit) in inverses.iter_mut().zip(units) {
+        *inverse = f32::from_bits(ONE_SQUARED.wrapping_sub(unit.to_bits()));
+    }
+    inverses
 }
 
 /// 32 inputs of a panel.
@@ -238,6 +287,11 @@ impl<'a> PanelBlock<'a> {
     pub(super) fn new(format: BlockFormat, bytes: &'a [u8]) -> Self {
         let (halves, quants) = bytes.split_at(format.halves_bytes());
         Self { format, halves, quants }
+    }
+
+    #[cfg(test)]
+    pub(super) fn format(self) -> BlockFormat {
+        self.format
     }
 
     /// The weights of inputs `first..first + out.len() / 16`, as `[inputs][16]`.

@@ -15,10 +15,15 @@
 //! ([`fixed_point`]): sums without rounding, which need no order to keep the same promise, but have other bits than a chain.
 //! Which way a training step goes depends on the machine alone ([`Factor`]).
 //!
+//! Generation rounds activations where they meet quantised weights, and has two ways for that: sums of bytes
+//! ([`block_tile`]), and, for batches on processors with tiles for it, chains in bfloat16 ([`bfloat16`]).
+//!
 //! The backward pass multiplies by the transposed matrix ([`Orientation::Transposed`]). Panels are turned in the same
 //! small buffer, once for many rows, instead of being kept a second time, which halves the memory of f32 weights.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod bfloat16;
 mod block_tile;
 mod blocks;
 mod factor;
@@ -29,13 +34,14 @@ mod kernel;
 mod outer;
 mod packed;
 mod product;
+mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod six_rows;
+mod tile_registers;
 mod turn;
 #[cfg(target_arch = "x86_64")]
 mod twelve_rows;
 
-pub(crate) use activations::EightBitRows;
 pub(crate) use blocks::BLOCK;
 pub use blocks::BlockFormat;
 pub(crate) use factor::Factor;
@@ -46,6 +52,7 @@ pub(crate) use outer::{OuterProduct, Target, add_outer_products};
 pub use packed::PackedMatrix;
 pub use product::Activations;
 pub(crate) use product::{Orientation, Term, add_products, run_clipped, several_sums, sum_of_products};
+pub(crate) use rounded::RoundedRows;
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,10 @@
 use std::{cell::RefCell, ops::Range};
 
 use super::{
-    fixed_point::{self, Corner, FixedPointColumns, RightDigits, Tiles},
+    fixed_point::{self, Corner, FixedPointColumns, RightDigits},
     kernel::{Layout, MAX_TILE_ROWS, PANEL, Panels, Results, Tile, instruction_set, tile_rows},
     run_clipped,
+    tile_registers::Tiles,
 };
 use crate::team::{self, Pointer};
 

@@ -2,13 +2,17 @@
 
 use std::{cell::RefCell, ops::Range};
 
+#[cfg(target_arch = "x86_64")]
+use super::bfloat16::{self, Bfloat16Rows};
 use super::{
-    EightBitRows, Factor, InstructionSet, Layout, PANEL, PackedMatrix, Panels, Results, Tile,
+    Factor, InstructionSet, Layout, PANEL, PackedMatrix, Panels, Results, RoundedRows, Tile,
+    activations::EightBitRows,
     block_tile::{self, BlockTile, COLUMNS},
-    fixed_point::{self, Corner, FixedPointRows, RightDigits, Tiles},
+    fixed_point::{self, Corner, FixedPointRows, RightDigits},
     instruction_set,
     kernel::MAX_TILE_ROWS,
     packed::{GROUP, QuantisedMatrix},
+    tile_registers::Tiles,
     tile_rows,
 };
 use crate::{
@@ -48,8 +52,11 @@ pub enum Activations {
     /// f32: the weights are turned into f32 as well. What training is defined by.
     Floats,
     /// Rounded to 8 bits in blocks of 64, or of 32 (as in llama.cpp) where a row is no multiple of 64: dot products of
-    /// bytes, several times as fast.
+    /// bytes, several times as fast as those of floats.
     EightBits,
+    /// Rounded to what this machine multiplies many rows with fastest: to bfloat16, and the weights with them, where it has
+    /// tiles for that (AMX), else to 8 bits. A row alone waits for its weights, and is faster in 8 bits everywhere.
+    RoundedForBatches,
 }
 
 /// One product of a sum: `x` has as many rows as all others.
@@ -59,8 +66,8 @@ pub(crate) enum Term<'a> {
     Floats { x: &'a [f32], matrix: &'a PackedMatrix },
     /// To the accuracy of f32, whatever the matrix is stored in; on machines that have tiles for it.
     FixedPoint { x: &'a FixedPointRows, matrix: &'a PackedMatrix },
-    /// With activations in 8 bits as well; forward only, and only as a sum's first term.
-    EightBits { x: &'a EightBitRows, matrix: QuantisedMatrix<'a> },
+    /// With rounded activations as well; forward only, and only as a sum's first term.
+    Rounded { x: &'a RoundedRows, matrix: QuantisedMatrix<'a> },
 }
 
 impl Term<'_> {
@@ -68,7 +75,7 @@ impl Term<'_> {
     fn extent(&self, orientation: Orientation) -> (usize, usize) {
         match self {
             Self::Floats { matrix, .. } | Self::FixedPoint { matrix, .. } => matrix.extent(orientation),
-            Self::EightBits { matrix, .. } => (matrix.blocks.inputs(), matrix.outputs),
+            Self::Rounded { matrix, .. } => (matrix.blocks.inputs(), matrix.outputs),
         }
     }
 }
@@ -97,17 +104,17 @@ impl PackedMatrix {
     /// # Panics
     /// As [`PackedMatrix::multiply`].
     pub(crate) fn multiply_into(&self, activations: Activations, x: &[f32], rows: usize, out: &mut Vec<f32>) {
-        let (eight_bits, factor);
+        let (rounded, factor);
         let term = match (activations, self.quantised()) {
-            (Activations::EightBits, Some(matrix)) => {
-                eight_bits = EightBitRows::new(x, self.inputs);
-                Term::EightBits { x: &eight_bits, matrix }
-            }
-            (Activations::EightBits, None) => Term::Floats { x, matrix: self },
             (Activations::Floats, _) => {
                 factor = Factor::new(x, self.inputs);
                 factor.term(self)
             }
+            (_, Some(matrix)) => {
+                rounded = RoundedRows::new(activations, x, self.inputs);
+                Term::Rounded { x: &rounded, matrix }
+            }
+            (_, None) => Term::Floats { x, matrix: self },
         };
         let length = rows * self.outputs;
         out.clear();
@@ -219,10 +226,10 @@ impl<'a> Product<'a> {
             match term {
                 Term::Floats { x, .. } => assert_eq!(x.len(), rows * inner, "x has rows x inner elements"),
                 Term::FixedPoint { x, .. } => x.check(rows, inner),
-                Term::EightBits { x, .. } => {
+                Term::Rounded { x, .. } => {
                     assert_eq!(orientation, Orientation::Forward, "gradients are f32");
-                    assert!(place == 0 && !accumulate, "products of bytes begin a sum");
-                    x.check(rows, inner);
+                    assert!(place == 0 && !accumulate, "rounded products begin a sum");
+                    assert_eq!(x.shape(), (rows, inner), "x has rows x inner elements");
                 }
             }
             inner_total += inner;
@@ -234,17 +241,23 @@ impl<'a> Product<'a> {
         let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
         let step = match terms.first() {
             Some(Term::FixedPoint { .. }) => fixed_point::ROWS,
+            Some(Term::Rounded { x, .. }) => x.step(),
             _ => tile_rows(),
         };
         let block_rows = rows.div_ceil(row_blocks.max(1)).max(1).next_multiple_of(step);
-        // Products of bytes are short: with twice as many tasks, threads wait less long for the last of them.
-        let wanted = if matches!(terms.first(), Some(Term::EightBits { .. })) { 2 * wanted } else { wanted };
+        let wanted = match terms.first() {
+            // A row alone waits for weights, and memory hands over few long runs of them faster than many short ones.
+            Some(Term::Rounded { .. }) if rows == 1 => wanted / 2,
+            // Rounded products are short: with twice as many tasks, threads wait less long for the last of them.
+            Some(Term::Rounded { .. }) => 2 * wanted,
+            _ => wanted,
+        };
         let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
         // An even number: quantised panels lie in pairs.
         let group_size = panels.div_ceil(groups).next_multiple_of(2);
         let groups = panels.div_ceil(group_size);
         let pass_rows = match terms.first() {
-            Some(Term::EightBits { x, .. }) => x.rows_in_second_level_cache(),
+            Some(Term::Rounded { x, .. }) => x.rows_of_a_pass(),
             _ => block_rows,
         };
         Self { orientation, terms, rows, features, out, accumulate, block_rows, pass_rows, group_size, groups }
@@ -281,7 +294,13 @@ impl<'a> Product<'a> {
                 match term {
                     Term::Floats { x, matrix } => self.fill_floats(x, matrix, &rows, &panels, accumulate),
                     Term::FixedPoint { x, matrix } => self.fill_fixed_point(x, matrix, &rows, &panels, accumulate),
-                    Term::EightBits { x, matrix } => self.fill_eight_bits(x, *matrix, &rows, &panels),
+                    Term::Rounded { x: RoundedRows::EightBits(x), matrix } => {
+                        self.fill_eight_bits(x, *matrix, &rows, &panels);
+                    }
+                    #[cfg(target_arch = "x86_64")]
+                    Term::Rounded { x: RoundedRows::Bfloat16(x), matrix } => {
+                        self.fill_bfloat16(x, *matrix, &rows, &panels);
+                    }
                 }
             }
             accumulate = true;
@@ -310,6 +329,25 @@ impl<'a> Product<'a> {
                     _ => tile.run_on(set, rows.len(), target),
                 }
             }
+        }
+    }
+
+    /// # Safety
+    /// As [`Product::fill`], and the first row is a tile's.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn fill_bfloat16(
+        &self,
+        x: &Bfloat16Rows,
+        matrix: QuantisedMatrix<'_>,
+        rows: &Range<usize>,
+        panels: &Range<usize>,
+    ) {
+        // SAFETY: rows in bfloat16 exist on machines with tiles only. The elements of these rows and panels are inside `out`
+        // and nobody else's, by the caller's promise.
+        unsafe {
+            let _tiles = Tiles::configure();
+            let out = self.out.get().add(rows.start * self.features + panels.start * PANEL);
+            bfloat16::multiply(x, rows, matrix.blocks, panels, (out, self.features));
         }
     }
 

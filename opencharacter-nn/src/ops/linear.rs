@@ -8,7 +8,7 @@ use super::{
     storage::{floats, from_floats},
 };
 use crate::matrix::{
-    Activations, EightBitRows, Factor, Orientation, PackedMatrix, Term, add_products, several_sums, sum_of_products,
+    Activations, Factor, Orientation, PackedMatrix, RoundedRows, Term, add_products, several_sums, sum_of_products,
 };
 use crate::{simd, team};
 
@@ -39,14 +39,14 @@ pub(crate) enum LinearInput {
     /// `[tokens, inputs]`.
     Floats(Tensor),
     /// For layers whose weights are quantised and that no adapter changes.
-    EightBits(EightBitRows),
+    Rounded(RoundedRows),
 }
 
 impl LinearInput {
     /// What `body` computes for `layers`, in the form in which they take it: `[tokens, inputs]` of `shape`. `body` is
     /// called with the place of each run of `length` values, a multiple of 32, and must write all of them.
     ///
-    /// Values that go into 8 bits anyway are never stored as f32: in a prefill step, writing and clearing them was a
+    /// Values that are rounded anyway are never stored as f32: in a prefill step, writing and clearing them was a
     /// twentieth of the time.
     pub(crate) fn of(
         (tokens, inputs): (usize, usize),
@@ -56,8 +56,8 @@ impl LinearInput {
         body: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self> {
         let plain = layers.iter().all(|layer| layer.adapted.is_empty() && layer.weight.quantised().is_some());
-        if plain && activations == Activations::EightBits {
-            return Ok(Self::EightBits(EightBitRows::of(tokens * inputs, inputs, length, body)));
+        if plain && activations != Activations::Floats {
+            return Ok(Self::Rounded(RoundedRows::of(activations, tokens * inputs, inputs, length, body)));
         }
         Ok(Self::Floats(from_floats(team::fill(tokens * inputs, length, body), &[tokens, inputs])?))
     }
@@ -71,17 +71,18 @@ pub(crate) fn linears<const COUNT: usize>(
     activations: Activations,
 ) -> Result<[Tensor; COUNT]> {
     match x {
-        LinearInput::EightBits(x) => linears_of(x.shape().0, &[], Form::EightBits(x), layers),
+        LinearInput::Rounded(x) => linears_of(x.shape().0, &[], Form::Rounded(x), layers),
         LinearInput::Floats(x) => {
             let (rows, inputs) = x.dims2()?;
             let values = floats(x)?;
             let quantised = layers.iter().any(|layer| layer.weight.quantised().is_some());
             match activations {
                 Activations::Floats => linears_of(rows, &values, Form::Exact(&Factor::new(&values, inputs)), layers),
-                Activations::EightBits if quantised => {
-                    linears_of(rows, &values, Form::EightBits(&EightBitRows::new(&values, inputs)), layers)
+                _ if quantised => {
+                    let rounded = RoundedRows::new(activations, &values, inputs);
+                    linears_of(rows, &values, Form::Rounded(&rounded), layers)
                 }
-                Activations::EightBits => linears_of(rows, &values, Form::Floats, layers),
+                _ => linears_of(rows, &values, Form::Floats, layers),
             }
         }
     }
@@ -91,7 +92,7 @@ pub(crate) fn linears<const COUNT: usize>(
 #[derive(Clone, Copy)]
 enum Form<'a> {
     /// Rounded, for quantised weights.
-    EightBits(&'a EightBitRows),
+    Rounded(&'a RoundedRows),
     /// What training multiplies all weights with.
     Exact(&'a Factor<'a>),
     /// No more, for weights that are not quantised.
@@ -117,7 +118,7 @@ fn linears_of<const COUNT: usize>(
         .zip(&adapters)
         .map(|(layer, adapter)| {
             let mut terms = vec![match (form, layer.weight.quantised()) {
-                (Form::EightBits(x), Some(matrix)) => Term::EightBits { x, matrix },
+                (Form::Rounded(x), Some(matrix)) => Term::Rounded { x, matrix },
                 (Form::Exact(factor), _) => factor.term(layer.weight),
                 _ => Term::Floats { x: values, matrix: layer.weight },
             }];
@@ -337,12 +338,12 @@ mod tests {
         let plain = [Layer { weight: &weight, bias: None, adapted: Vec::new() }];
         let adapted = [Layer { weight: &weight, bias: None, adapted: vec![(0..rows, &lora)] }];
         let stored = LinearInput::Floats(rms_norm(&x, &norm, 1e-5).unwrap());
-        let direct = rms_norm_for(&plain, Activations::EightBits, &x, &norm, 1e-5).unwrap();
-        assert!(matches!(direct, LinearInput::EightBits(_)), "nothing needs f32 here");
-        let [expected] = linears(&stored, &plain, Activations::EightBits).unwrap();
-        let [found] = linears(&direct, &plain, Activations::EightBits).unwrap();
+        let direct = rms_norm_for(&plain, Activations::RoundedForBatches, &x, &norm, 1e-5).unwrap();
+        assert!(matches!(direct, LinearInput::Rounded(_)), "nothing needs f32 here");
+        let [expected] = linears(&stored, &plain, Activations::RoundedForBatches).unwrap();
+        let [found] = linears(&direct, &plain, Activations::RoundedForBatches).unwrap();
         assert_eq!(flat(&found), flat(&expected));
-        let kept = rms_norm_for(&adapted, Activations::EightBits, &x, &norm, 1e-5).unwrap();
+        let kept = rms_norm_for(&adapted, Activations::RoundedForBatches, &x, &norm, 1e-5).unwrap();
         assert!(matches!(kept, LinearInput::Floats(_)), "an adapter multiplies f32");
         let exact = rms_norm_for(&plain, Activations::Floats, &x, &norm, 1e-5).unwrap();
         assert!(matches!(exact, LinearInput::Floats(_)), "f32 was asked for");

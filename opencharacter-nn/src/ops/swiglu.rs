@@ -84,7 +84,7 @@ mod tests {
     fn activated(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         match swiglu(&[], Activations::Floats, gate, up)? {
             LinearInput::Floats(out) => Ok(out),
-            LinearInput::EightBits(_) => unreachable!("f32 was asked for"),
+            LinearInput::Rounded(_) => unreachable!("f32 was asked for"),
         }
     }
 

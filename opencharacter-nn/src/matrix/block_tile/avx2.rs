@@ -12,7 +12,10 @@ use std::arch::{
     },
 };
 
-use super::{AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0, Target, unpacked};
+use super::{
+    super::blocks::inverse_units, AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0,
+    Target, unpacked,
+};
 
 /// Lanes of a register.
 pub(super) const LANES: usize = 8;
@@ -35,7 +38,7 @@ pub(super) unsafe fn run(tile: BlockTile<'_>, rows: usize, target: Target) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_format<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, target: Target) {
-    let inverses = tile.inverse_units();
+    let inverses: [f32; COLUMNS] = inverse_units(tile.units);
     let unpacked = if FORMAT == Q8_0 { 0 } else { rows / unpacked::ROWS * unpacked::ROWS };
     // SAFETY: the caller's promise.
     unsafe {

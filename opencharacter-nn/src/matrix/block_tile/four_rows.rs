@@ -26,8 +26,8 @@ use std::{
 };
 
 use super::{
-    super::blocks::CacheLine,
-    BLOCK, BlockTile, PANEL, Q8_0, Target,
+    super::blocks::{CacheLine, inverse_units},
+    BLOCK, BlockTile, COLUMNS, PANEL, Q8_0, Target,
     vnni::{halves, integers},
 };
 
@@ -84,7 +84,7 @@ pub(super) unsafe fn run<const FORMAT: u8>(tile: BlockTile<'_>, rows: usize, tar
 /// Writes a pair's factors.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn prepare<const FORMAT: u8>(tile: BlockTile<'_>, factors: Factors) {
-    let inverses = tile.inverse_units();
+    let inverses: [f32; COLUMNS] = inverse_units(tile.units);
     for panel in 0..PANELS {
         for block in 0..tile.row_blocks() {
             let mut offsets = _mm512_setzero_si512();

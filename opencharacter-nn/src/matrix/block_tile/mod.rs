@@ -90,11 +90,11 @@ impl Target {
 
 /// [`BlockFormat`] as a kernel's parameter.
 #[cfg(target_arch = "x86_64")]
-const Q4_0: u8 = 0;
+pub(super) const Q4_0: u8 = 0;
 #[cfg(target_arch = "x86_64")]
-const Q4_1: u8 = 1;
+pub(super) const Q4_1: u8 = 1;
 #[cfg(target_arch = "x86_64")]
-const Q8_0: u8 = 2;
+pub(super) const Q8_0: u8 = 2;
 
 /// Two panels' blocks and the rows that they are multiplied with.
 #[derive(Clone, Copy)]
@@ -151,14 +151,6 @@ impl BlockTile<'_> {
             // SAFETY: a prefetch of any address does nothing that a program can see.
             unsafe { _mm_prefetch::<_MM_HINT_T1>(self.pair.as_ptr_range().end.wrapping_add(line).cast()) };
         }
-    }
-
-    /// What a scale or an offset is multiplied by to be a multiple of its output's unit; exact, as units are powers of two.
-    #[cfg(target_arch = "x86_64")]
-    fn inverse_units(self) -> [f32; COLUMNS] {
-        let mut inverses = [1.0; COLUMNS];
-        inverses.iter_mut().zip(self.units).for_each(|(inverse, unit)| *inverse = 1.0 / unit);
-        inverses
     }
 
     /// A panel's scales, offsets and quants of one of the weights' blocks.
@@ -234,4 +226,4 @@ fn place_of(input: usize) -> usize {
 /// How far ahead weights are asked for, in bytes: some 4 blocks of two panels. Without it memory's latency was a
 /// seventh of a single row's time.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 2560;
+pub(super) const AHEAD: usize = 2560;

@@ -8,7 +8,10 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_xor_si512,
 };
 
-use super::{AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0, Target, four_rows};
+use super::{
+    super::blocks::inverse_units, AHEAD, BLOCK, BlockFormat, BlockTile, COLUMNS, GROUP, PANEL, Q4_0, Q4_1, Q8_0,
+    Target, four_rows,
+};
 
 /// Rows of a tile: twelve sums of a block and twelve of two, the weights of 8 inputs of two panels and a row's
 /// activations fill 29 of the 32 registers.
@@ -99,7 +102,7 @@ pub(super) unsafe fn integers<const FORMAT: u8>(source: *const u8, inverse: __m5
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn run_rows<const FORMAT: u8, const ROWS: usize>(tile: BlockTile<'_>, target: Target) {
-    let inverses = tile.inverse_units();
+    let inverses: [f32; COLUMNS] = inverse_units(tile.units);
     let mut sums = [[0.0_f32; COLUMNS]; ROWS];
     // SAFETY: the target has ROWS rows, and the tile's slices were looked at.
     unsafe {

@@ -1,104 +1,21 @@
-//! The tiles of AMX (Intel's Architecture Instruction Set Extensions, chapter 3), by assembly: the compiler's own functions
-//! for them are not stable yet.
+//! Sums of digits in the tiles of AMX.
 
-use std::{
-    arch::{
-        asm,
-        x86_64::{
-            __cpuid_count, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
-            _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-        },
+use std::arch::{
+    asm,
+    x86_64::{
+        _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
     },
-    sync::OnceLock,
 };
 
 use super::{
-    Corner,
-    split::{LINES, STEP, Step},
+    super::tile_registers::spaced,
+    Corner, LINES,
+    split::{STEP, Step},
 };
-use crate::simd;
 
 /// Sums of products of digits, by how much they count: of the highest ones, and 2^-8, 2^-16 and 2^-24 of that.
 const LEVELS: usize = 4;
-
-/// See [`super::available`].
-pub(super) fn available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| simd::has_avx512() && has_tiles() && may_use_tiles())
-}
-
-/// Whether the processor has tiles and multiplies integers with them.
-fn has_tiles() -> bool {
-    // Leaf 7: AMX-TILE is bit 24 and AMX-INT8 bit 25 of EDX.
-    const TILES: u32 = 0b11 << 24;
-    __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & TILES == TILES
-}
-
-/// Asks the system for the tiles' registers, which it gives to processes that ask only (Linux, `arch_prctl(2)`).
-#[cfg(target_os = "linux")]
-fn may_use_tiles() -> bool {
-    const ARCH_PRCTL: i64 = 158;
-    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
-    const XFEATURE_XTILEDATA: u64 = 18;
-    let result: i64;
-    // SAFETY: the call changes nothing but which instructions this process may use.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") ARCH_PRCTL => result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack),
-        );
-    }
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn may_use_tiles() -> bool {
-    false
-}
-
-/// What the tiles are configured by: all eight have 16 lines of 64 bytes.
-#[repr(C, align(64))]
-struct Configuration {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    bytes_per_line: [u16; 16],
-    lines: [u8; 16],
-}
-
-static CONFIGURATION: Configuration = {
-    let (mut bytes_per_line, mut lines) = ([0; 16], [0; 16]);
-    let mut tile = 0;
-    while tile < 8 {
-        bytes_per_line[tile] = STEP as u16;
-        lines[tile] = LINES as u8;
-        tile += 1;
-    }
-    Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes_per_line, lines }
-};
-
-/// Makes this thread's tiles ready.
-///
-/// # Safety
-/// They are [`available`].
-pub(super) unsafe fn configure() {
-    // SAFETY: the caller's promise; the configuration is 64 bytes.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, readonly)) };
-}
-
-/// Lets them go, so that the system need not save them any more.
-///
-/// # Safety
-/// They are [`available`].
-pub(super) unsafe fn release() {
-    // SAFETY: the caller's promise.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) };
-}
 
 /// `[levels][rows][columns]`.
 #[repr(C, align(64))]
@@ -116,16 +33,6 @@ pub(super) unsafe fn multiply(left: &[Step], right: &[Step], scales: [&[f32; LIN
         add_up(left, right, sums.as_mut_ptr());
         store(sums.assume_init_ref(), scales, out);
     }
-}
-
-/// An instruction on tiles, and ten that do nothing. While another program runs on the core's second thread, tiles that
-/// follow each other closely are slow: 122 GFLOP/s on a core then became 200, and 443 became 475 while it did not (Emerald
-/// Rapids; five after each, or any cheap instructions instead, gave nearly as much). Why is not known; the units for
-/// multiply-adds lost less than a tenth at those times.
-macro_rules! spaced {
-    ($instruction:literal) => {
-        concat!($instruction, "\n.rept 10\nnop\n.endr")
-    };
 }
 
 /// The sums over all steps. Six tiles of digits are loaded for eight products: four registers hold sums, which leaves four,

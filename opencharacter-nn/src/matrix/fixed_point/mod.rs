@@ -23,11 +23,19 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-use std::{cell::RefCell, ops::Range, slice};
+use std::{cell::RefCell, ops::Range, slice, sync::OnceLock};
 
-use super::{PANEL, Panels, outer::copy_strip, turn::turn};
-use crate::team::{self, Pointer};
-use split::{LINES, STEP, Step, split_panel, split_row};
+use super::{
+    PANEL, Panels,
+    outer::copy_strip,
+    tile_registers::{LINES, TileType, has_tiles_of},
+    turn::turn,
+};
+use crate::{
+    simd,
+    team::{self, Pointer},
+};
+use split::{STEP, Step, split_panel, split_row};
 
 /// Most values of an inner product that share a scale. 6 panels of 1,536 x 16 digits are 432 KiB, which with the f32 they
 /// are made of fits the second-level cache of 2 MiB that every core with these tiles has.
@@ -38,10 +46,8 @@ pub(super) const ROWS: usize = LINES;
 
 /// Whether this machine has the tiles, and its system lets this process use them.
 pub(crate) fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return amx::available();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| simd::has_avx512() && has_tiles_of(TileType::Int8))
 }
 
 /// The chunks of an inner product of `length` values: whole steps, about equally long.
@@ -202,7 +208,7 @@ impl RightDigits<'_> {
     /// Multiplies a tile of the left factor by one panel, and stores to, or adds to, `out`.
     ///
     /// # Safety
-    /// This thread's [`Tiles`] are configured. `out` is writable (and, to accumulate, initialised) for its rows and columns.
+    /// This thread's [`Tiles`](super::tile_registers::Tiles) are configured. `out` is writable (and, to accumulate, initialised) for its rows and columns.
     pub(super) unsafe fn multiply(&self, left: LeftDigits<'_>, tile: usize, panel: usize, out: &Corner) {
         let (left, left_scales) = left.0.tile(tile);
         assert_eq!(left.len(), self.steps, "both factors are as long");
@@ -226,30 +232,4 @@ pub(super) struct Corner {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) accumulate: bool,
-}
-
-/// Makes this thread's tiles ready, until it is dropped.
-pub(super) struct Tiles(());
-
-impl Tiles {
-    /// # Safety
-    /// The tiles are [`available`].
-    pub(super) unsafe fn configure() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller's promise.
-        unsafe {
-            amx::configure();
-        }
-        Self(())
-    }
-}
-
-impl Drop for Tiles {
-    fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: whoever made this had tiles.
-        unsafe {
-            amx::release();
-        }
-    }
 }

@@ -1,12 +1,13 @@
 //! Values as digits, in the layout of the tiles.
 
-use super::super::PANEL;
+use super::super::{
+    PANEL,
+    tile_registers::{LINE_BYTES, LINES},
+};
 use crate::simd::{largest_magnitude, vectorised};
 
 /// Values of an inner product that one tile of digits holds.
-pub(super) const STEP: usize = 64;
-/// Lines of a tile.
-pub(super) const LINES: usize = 16;
+pub(super) const STEP: usize = LINE_BYTES;
 /// Digits of a number.
 pub(super) const DIGITS: usize = 3;
 /// The greatest number: as digits of -128 to 127 it is 127, 127, 0. Some room is left for a quotient's rounding.

@@ -1,7 +1,7 @@
 use opencharacter_core::KeyedRandom;
 
 use super::{
-    super::{InstructionSet, Layout, Results, Tile},
+    super::{InstructionSet, Layout, Results, Tile, tile_registers::Tiles},
     split::DIGITS,
     *,
 };

@@ -250,7 +250,7 @@ pub(super) struct PanelPair<'a> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<'a> PanelPair<'a> {
+impl PanelPair<'_> {
     /// Blocks of a row.
     pub(super) fn blocks(self) -> usize {
         self.bytes.len() / (2 * self.format.panel_block_bytes())

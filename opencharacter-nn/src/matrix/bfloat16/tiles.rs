@@ -8,7 +8,8 @@ use std::{
     arch::{
         asm,
         x86_64::{
-            __m512, _MM_HINT_T0, _mm_prefetch, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps,
+            __m512, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+            _mm512_mul_ps,
         },
     },
     array::from_fn,
@@ -188,25 +189,31 @@ unsafe fn add_up<const FORMAT: u8, const COUNT: usize>(
             tile!(zero "tmm1");
             tile!(zero "tmm2");
             tile!(zero "tmm3");
+            // Each panel asks for its like in the next pair, which is read next by one of the threads.
+            let pair = 2 * panel.blocks * bytes;
             for block in 0..panel.blocks {
                 let (source, inverses) = next_block(weights, place, block, bytes);
                 let affine = affine::<FORMAT>(source, inverses);
                 tile!(load "tmm4", from);
                 tile!(load "tmm5", tiles[0].0);
                 tile!(multiply "tmm0", "tmm5", "tmm4");
+                prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 0);
                 unpack_group::<FORMAT>(source, 0, affine, out);
                 tile!(load "tmm6", tiles[1].0);
                 tile!(multiply "tmm1", "tmm6", "tmm4");
+                prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 1);
                 unpack_group::<FORMAT>(source, 1, affine, out);
                 if COUNT > 2 {
                     tile!(load "tmm7", tiles[2].0);
                     tile!(multiply "tmm2", "tmm7", "tmm4");
                 }
+                prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 2);
                 unpack_group::<FORMAT>(source, 2, affine, out);
                 if COUNT > 3 {
                     tile!(load "tmm5", tiles[3].0);
                     tile!(multiply "tmm3", "tmm5", "tmm4");
                 }
+                prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affine, out);
                 for (tile, apart) in tiles.iter_mut().take(COUNT) {
                     *tile = tile.wrapping_add(*apart);
@@ -258,9 +265,9 @@ unsafe fn add_up_one<const FORMAT: u8>((rows, apart): RowTile, weights: &[Weight
     // SAFETY: as in `add_up`.
     unsafe {
         let mut ahead = Place::default();
-        for panel in 0..2 {
-            let (first, inverses) = weights[panel].block(0, bytes);
-            unpack::<FORMAT>(first, affine::<FORMAT>(first, inverses), from.add(panel));
+        for (place, panel) in weights.iter().take(2).enumerate() {
+            let (first, inverses) = panel.block(0, bytes);
+            unpack::<FORMAT>(first, affine::<FORMAT>(first, inverses), from.add(place));
         }
         ahead = ahead.next(weights);
         let mut affines = ahead.affines::<FORMAT>(weights, bytes);
@@ -270,31 +277,30 @@ unsafe fn add_up_one<const FORMAT: u8>((rows, apart): RowTile, weights: &[Weight
             tile!(zero "tmm1");
             for _ in 0..weights[place].blocks {
                 let source = weights[ahead.panel].block(ahead.block, bytes).0;
-                // Memory takes requests one after the other, so they are spread over the block.
-                prefetch(source, bytes, 0);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 0);
                 tile!(load "tmm6", rows);
                 unpack_group::<FORMAT>(source, 0, affines[0], out);
-                prefetch(source, bytes, 1);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 1);
                 tile!(load "tmm4", from);
                 unpack_group::<FORMAT>(source, 1, affines[0], out);
-                prefetch(source, bytes, 2);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 2);
                 tile!(multiply "tmm0", "tmm6", "tmm4");
                 unpack_group::<FORMAT>(source, 2, affines[0], out);
-                prefetch(source, bytes, 3);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affines[0], out);
                 // Half a round before they are needed: everything waits for these.
                 let following = ahead.next(weights);
                 let next_affines = following.affines::<FORMAT>(weights, bytes);
                 let source = weights[ahead.panel + 1].block(ahead.block, bytes).0;
-                prefetch(source, bytes, 0);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 0);
                 unpack_group::<FORMAT>(source, 0, affines[1], out.add(1));
-                prefetch(source, bytes, 1);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 1);
                 tile!(load "tmm5", from.add(1));
                 unpack_group::<FORMAT>(source, 1, affines[1], out.add(1));
-                prefetch(source, bytes, 2);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 2);
                 tile!(multiply "tmm1", "tmm6", "tmm5");
                 unpack_group::<FORMAT>(source, 2, affines[1], out.add(1));
-                prefetch(source, bytes, 3);
+                prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affines[1], out.add(1));
                 (ahead, affines) = (following, next_affines);
                 rows = rows.wrapping_add(apart);
@@ -341,13 +347,13 @@ impl Place {
     }
 }
 
-/// Asks memory for a quarter of what lies some blocks behind a panel's block of `bytes` bytes.
+/// Asks memory for a quarter of the `bytes` bytes from `place` on. It takes requests one after the other, so they are spread.
 #[inline]
-fn prefetch(block: *const u8, bytes: usize, quarter: usize) {
+fn prefetch<const HINT: i32>(place: *const u8, bytes: usize, quarter: usize) {
     let length = bytes.div_ceil(4 * LINE_BYTES) * LINE_BYTES;
     for line in (quarter * length..((quarter + 1) * length).min(bytes)).step_by(LINE_BYTES) {
         // SAFETY: a prefetch of any address does nothing that a program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(block.wrapping_add(AHEAD + line).cast()) };
+        unsafe { _mm_prefetch::<HINT>(place.wrapping_add(line).cast()) };
     }
 }
 

@@ -19,6 +19,11 @@ use super::super::{
     blocks::{BLOCK, BlockFormat, GROUP},
 };
 
+/// What weights of one unit become, the least that are not nothing: 2^-14, the least normal number of half precision.
+const UNIT: f32 = 1.0 / 16_384.0;
+/// `first & second | third`, as a table of its results.
+const AND_OR: i32 = 0xEA;
+
 /// Pairs of a block's inputs.
 pub(super) const PAIRS: usize = BLOCK / 2;
 /// Pairs of a group.
@@ -83,8 +88,6 @@ pub(super) unsafe fn affine<const FORMAT: u8>(block: *const u8, inverse: __m512)
         };
         (scale, offset)
     };
-    // The least weight that is not nothing is one unit, and shall be 2^-14.
-    const UNIT: f32 = 1.0 / 16_384.0;
     if FORMAT == Q8_0 {
         return Affine { scale: twice(_mm512_mul_ps(scale, _mm512_set1_ps(UNIT))), offset: _mm512_setzero_ph() };
     }
@@ -122,17 +125,13 @@ fn twice(values: __m512) -> __m512h {
 pub(super) unsafe fn quants<const FORMAT: u8>(block: *const u8, group: usize) -> [__m512i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
-        match FORMAT {
-            Q8_0 => {
-                let source = block.add(BlockFormat::Q8_0.halves_bytes() + group * GROUP * PANEL);
-                [_mm512_loadu_si512(source.cast()), _mm512_loadu_si512(source.add(64).cast())]
-            }
-            _ => {
-                let format = if FORMAT == Q4_1 { BlockFormat::Q4_1 } else { BlockFormat::Q4_0 };
-                let source = block.add(format.halves_bytes() + group * GROUP * PANEL / 2);
-                [_mm512_loadu_si512(source.cast()); 2]
-            }
+        if FORMAT == Q8_0 {
+            let source = block.add(BlockFormat::Q8_0.halves_bytes() + group * GROUP * PANEL);
+            return [_mm512_loadu_si512(source.cast()), _mm512_loadu_si512(source.add(64).cast())];
         }
+        let format = if FORMAT == Q4_1 { BlockFormat::Q4_1 } else { BlockFormat::Q4_0 };
+        let source = block.add(format.halves_bytes() + group * GROUP * PANEL / 2);
+        [_mm512_loadu_si512(source.cast()); 2]
     }
 }
 
@@ -152,8 +151,6 @@ pub(super) fn weights<const FORMAT: u8>(quants: [__m512i; 2], place: usize, affi
             2 => _mm512_srli_epi16::<2>(quants[0]),
             _ => _mm512_srli_epi16::<6>(quants[0]),
         };
-        // `shifted & fraction | one`.
-        const AND_OR: i32 = 0xEA;
         let (fraction, one) = (_mm512_set1_epi16(0x03C0), _mm512_set1_epi16(0x3C00));
         let value = _mm512_castsi512_ph(_mm512_ternarylogic_epi32::<AND_OR>(shifted, fraction, one));
         _mm512_fmadd_ph(value, affine.scale, affine.offset)

@@ -183,6 +183,16 @@ async fn what_the_engine_rounds_costs_little_likelihood() {
     assert!(relative > 0.0, "nothing was rounded");
 }
 
+/// Machines differ in what they round to in batches; whoever keeps answers by their fingerprint must be told.
+#[tokio::test]
+async fn what_an_engine_rounds_to_is_part_of_its_fingerprint() {
+    use opencharacter_nn::Activations;
+    let one = engine(EngineOptions { max_sequences: 1, ..EngineOptions::default() });
+    let many = engine(EngineOptions { max_sequences: 2, ..EngineOptions::default() });
+    let [of_one, of_many] = [Activations::EightBits, Activations::RoundedForBatches].map(Activations::description);
+    assert_eq!(one.fingerprint() == many.fingerprint(), of_one == of_many, "{of_one}; {of_many}");
+}
+
 #[tokio::test]
 async fn a_dropped_future_frees_its_place_and_what_cannot_fit_is_refused() {
     let engine = engine(EngineOptions { max_sequences: 1, cache_bytes: 16 << 20, ..EngineOptions::default() });

@@ -308,24 +308,37 @@ mod avx512 {
         unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
     }
 
-    /// Even and odd pairs of inputs are added up apart: a sum waits five cycles for the one before.
+    /// Every other pair of inputs is added up apart: a sum waits five cycles for the one before.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     pub(super) unsafe fn score<const ROWS: usize>(queries: *const i16, keys: Keys, scores: *mut f32, stride: usize) {
-        let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
+        let (mut dots, mut others) = ([_mm512_setzero_si512(); ROWS], [_mm512_setzero_si512(); ROWS]);
         // SAFETY: the caller's promise.
         unsafe {
-            for input in (0..keys.inputs).step_by(2) {
-                let quants = widened(keys.quants.add(input * BLOCK_TOKENS));
-                for (row, dots) in dots.iter_mut().enumerate() {
-                    let query = pair(queries.add(row * keys.inputs + input));
-                    let dot = &mut dots[input / 2 % 2];
-                    *dot = _mm512_dpwssd_epi32(*dot, quants, query);
-                }
+            let whole = keys.inputs / 4 * 4;
+            for input in (0..whole).step_by(4) {
+                add_inputs(&mut dots, queries, keys, input);
+                add_inputs(&mut others, queries, keys, input + 2);
+            }
+            if whole < keys.inputs {
+                add_inputs(&mut dots, queries, keys, whole);
             }
             let scale = _mm512_loadu_ps(keys.scales);
-            for (row, [even, odd]) in dots.into_iter().enumerate() {
-                let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+            for (row, (dot, other)) in dots.into_iter().zip(others).enumerate() {
+                let dot = _mm512_cvtepi32_ps(_mm512_add_epi32(dot, other));
                 _mm512_storeu_ps(scores.add(row * stride), _mm512_mul_ps(dot, scale));
+            }
+        }
+    }
+
+    /// Adds the products of two inputs.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add_inputs<const ROWS: usize>(dots: &mut [__m512i; ROWS], queries: *const i16, keys: Keys, input: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let quants = widened(keys.quants.add(input * BLOCK_TOKENS));
+            for (row, dot) in dots.iter_mut().enumerate() {
+                *dot = _mm512_dpwssd_epi32(*dot, quants, pair(queries.add(row * keys.inputs + input)));
             }
         }
     }

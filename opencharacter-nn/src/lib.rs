@@ -18,10 +18,10 @@
 //!
 //! Generation rounds the activations that meet quantised weights ([`Activations`]): to 8 bits, and adds up
 //! products of bytes, which are sums of integers, exact in any order, and one f32 operation per block of 32 inputs, in
-//! their order; or, in batches on processors with tiles for it, to bfloat16, in a fixed order of f32 operations. The promise about
-//! company and threads holds all the same; instruction sets give the same bits but for those tiles. The trainer's numbers
-//! are others there, by far less than the weights' own rounding. Whoever needs them equal runs the engine on weights that
-//! are not quantised.
+//! their order; or, in batches on processors with tiles for it, to bfloat16, in a fixed order of f32 operations. The
+//! promise about company and threads holds all the same; instruction sets give the same bits but for those tiles. The
+//! trainer's numbers are others there, by far less than the weights' own rounding. Whoever needs them equal runs the
+//! engine on weights that are not quantised.
 //!
 //! `unsafe` is allowed in the modules that need it (the kernel, strided products, memory-mapped weights) and nowhere
 //! else in the workspace.

@@ -16,6 +16,7 @@ pub(super) const LINE_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
 pub(super) enum TileType {
+    #[cfg(target_arch = "x86_64")]
     Bfloat16 = 1 << 22,
     Int8 = 1 << 25,
 }

@@ -3,8 +3,8 @@
 //! Generation rounds activations where they meet quantised weights: to 8 bits
 //! ([`block_tile`](super::block_tile)) on most machines. One with these tiles multiplies bfloat16 several times as fast as
 //! bytes outside of them, and without a scale per block; there both factors are rounded to its 8 significant bits, which
-//! is half of the error. Which way it goes depends on the machine alone. Texts of the two kinds of machine are not the
-//! same, bit for bit.
+//! is half of the error. Which way it goes depends on the machine and on what an engine was made for
+//! ([`Activations`](super::Activations)), never on the rows beside a row. Texts of the two ways are not the same, bit for bit.
 //!
 //! **What an element is.** Inputs are taken 32 at a time, a block of the weights, as 16 pairs. Two chains of fused
 //! multiply-adds in f32, both from zero, add up the products of the pairs' first and second members; the element grows

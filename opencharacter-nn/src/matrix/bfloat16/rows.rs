@@ -1,7 +1,11 @@
 //! Activations in bfloat16.
 
 use super::{
-    super::{activations::in_runs, blocks::BLOCK, tile_registers::LINES},
+    super::{
+        activations::in_runs,
+        blocks::{BLOCK, GROUP},
+        tile_registers::LINES,
+    },
     RAISED,
 };
 use crate::{simd::vectorised, team::Pointer};
@@ -12,8 +16,6 @@ use crate::{simd::vectorised, team::Pointer};
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [u16; BLOCK]);
 
-/// Inputs of a group, whose members 4 apart are a pair.
-const GROUP: usize = 8;
 /// Least magnitude of a raised activation that is not taken for zero: `bfloat16/mod.rs` says why.
 const LEAST: f32 = 16_384.0;
 
@@ -37,7 +39,7 @@ impl std::fmt::Debug for Line {
 
 impl Bfloat16Rows {
     /// Rounds `total` values, rows of `inputs`, that `body` computes: as
-    /// [`EightBitRows::of`](super::super::EightBitRows::of).
+    /// [`EightBitRows::of`](super::super::activations::EightBitRows::of).
     pub(crate) fn of(total: usize, inputs: usize, length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         assert!(inputs.is_multiple_of(BLOCK) && total.is_multiple_of(inputs), "rows are whole blocks");
         assert!(length.is_multiple_of(BLOCK) && length > 0, "runs are whole blocks");

@@ -13,8 +13,8 @@ fn draw(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| random.normal() as f32).collect()
 }
 
-/// Rows of blocks with random quants and halves. Of every fifth row the scales differ by up to 100, and every seventh has some such
-/// that offsets are nearly as large as half precision holds.
+/// Rows of blocks with random quants and halves. Of every fifth row the scales differ by up to 100, and every seventh has
+/// offsets nearly as large as half precision holds.
 fn blocks(format: BlockFormat, outputs: usize, inputs: usize) -> Vec<u8> {
     let mut random = KeyedRandom::new(7, &["blocks"]);
     let mut rows = vec![0; outputs * inputs / 32 * format.bytes()];

@@ -233,8 +233,8 @@ unsafe fn add_up<const FORMAT: u8, const COUNT: usize>(
     }
 }
 
-/// The block to unpack while one of a panel is multiplied: the panel's next one, the first of the next panel (`step` panels
-/// further), or, behind the last one, the same once more.
+/// The block to unpack while one of a panel is multiplied: the panel's next one, the first of the next panel, or,
+/// behind the last one, the same once more.
 ///
 /// # Safety
 /// The panel has the block.
@@ -264,12 +264,11 @@ unsafe fn add_up_one<const FORMAT: u8>((rows, apart): RowTile, weights: &[Weight
     let (mut from, mut out) = (kept.as_mut_ptr().cast::<Step>(), kept.as_mut_ptr().cast::<Step>().wrapping_add(2));
     // SAFETY: as in `add_up`.
     unsafe {
-        let mut ahead = Place::default();
         for (place, panel) in weights.iter().take(2).enumerate() {
             let (first, inverses) = panel.block(0, bytes);
             unpack::<FORMAT>(first, affine::<FORMAT>(first, inverses), from.add(place));
         }
-        ahead = ahead.next(weights);
+        let mut ahead = Place::default().next(weights);
         let mut affines = ahead.affines::<FORMAT>(weights, bytes);
         for place in (0..weights.len()).step_by(2) {
             let mut rows = rows;

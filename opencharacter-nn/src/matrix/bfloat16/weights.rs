@@ -122,7 +122,7 @@ fn twice(values: __m512) -> __m512h {
 /// As [`affine`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn quants<const FORMAT: u8>(block: *const u8, group: usize) -> [__m512i; 2] {
+unsafe fn quants<const FORMAT: u8>(block: *const u8, group: usize) -> [__m512i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         if FORMAT == Q8_0 {
@@ -138,7 +138,7 @@ pub(super) unsafe fn quants<const FORMAT: u8>(block: *const u8, group: usize) ->
 /// A pair of inputs' weights, `[16][2]`, in bfloat16: inputs `place` and `place + 4` of a group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512fp16")]
-pub(super) fn weights<const FORMAT: u8>(quants: [__m512i; 2], place: usize, affine: Affine) -> __m512i {
+fn weights<const FORMAT: u8>(quants: [__m512i; 2], place: usize, affine: Affine) -> __m512i {
     let weights = if FORMAT == Q8_0 {
         // The even inputs' bytes, then the odd ones'.
         let bytes = quants[place % 2];

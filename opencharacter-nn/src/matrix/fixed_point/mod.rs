@@ -208,7 +208,8 @@ impl RightDigits<'_> {
     /// Multiplies a tile of the left factor by one panel, and stores to, or adds to, `out`.
     ///
     /// # Safety
-    /// This thread's [`Tiles`](super::tile_registers::Tiles) are configured. `out` is writable (and, to accumulate, initialised) for its rows and columns.
+    /// This thread's [`Tiles`](super::tile_registers::Tiles) are configured. `out` is writable (and, to accumulate,
+    /// initialised) for its rows and columns.
     pub(super) unsafe fn multiply(&self, left: LeftDigits<'_>, tile: usize, panel: usize, out: &Corner) {
         let (left, left_scales) = left.0.tile(tile);
         assert_eq!(left.len(), self.steps, "both factors are as long");

@@ -7,14 +7,15 @@ use opencharacter_core::{
     BoxFuture, Completion, Generate, GenerateError, GenerateRequest, Role, Sampling, Score, ScoreRequest, TextSink,
     content_hash, hex,
 };
-use opencharacter_nn::{CacheFormat, Model, PackedAdapter, SequenceCache};
+use opencharacter_nn::{Model, PackedAdapter, SequenceCache};
 use tokio::sync::oneshot;
 
 use crate::{
     constraint::ConstraintFactory,
     log_probs::LogProbs,
+    rounding::Rounding,
     sampler::Sampler,
-    scheduler::{Scheduler, activations, cache_format},
+    scheduler::Scheduler,
     sequence::{Extras, Generation, Scoring, Sequence, ServedAdapter, Work},
     text::AnswerText,
 };
@@ -22,8 +23,8 @@ use crate::{
 /// How much the engine takes on at once.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Requests in one batch. An engine for one rounds as is fastest for a row alone, which on some machines is other than
-    /// in batches: its texts differ there.
+    /// Requests in one batch. An engine for one rounds answers as is fastest for a token alone, which on some machines is
+    /// other than in batches: its texts differ there.
     pub max_sequences: usize,
     /// Tokens in one forward pass; prompts longer than what is left wait for the next.
     pub step_tokens: usize,
@@ -218,13 +219,10 @@ impl Engine {
 
 /// What answers follow from: the model's files, and the engine's rounding where it rounds.
 fn fingerprint(model: &Model, options: &EngineOptions) -> String {
-    let cache = match cache_format(&model.decoder) {
-        CacheFormat::Floats => return model.fingerprint.clone(),
-        CacheFormat::Halves => "keys and values in f16",
-        CacheFormat::Bytes => "keys and values in 8 bits by token and head",
-    };
-    let rounding = format!("{}, {cache}", activations(options).description());
-    hex(&content_hash(&[model.fingerprint.as_str(), rounding.as_str()]))
+    match Rounding::new(&model.decoder, options).description() {
+        Some(rounding) => hex(&content_hash(&[model.fingerprint.as_str(), rounding.as_str()])),
+        None => model.fingerprint.clone(),
+    }
 }
 
 /// The engine's thread: waits while there is nothing to do, and ends when every [`Engine`] handle is gone.

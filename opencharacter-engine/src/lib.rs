@@ -16,6 +16,7 @@ mod constraint;
 mod engine;
 mod log_probs;
 mod prefix;
+mod rounding;
 mod sampler;
 mod scheduler;
 mod sequence;

@@ -3,41 +3,16 @@ use std::{collections::VecDeque, ops::Range, sync::Arc};
 use candle_core::Tensor;
 use opencharacter_core::{FinishReason, GenerateError};
 use opencharacter_nn::{
-    Activations, Adapter, BLOCK_TOKENS, CacheBlock, CacheFormat, CachedAttend, Decoder, Model, NnError, PackedAdapter,
-    SequenceCache, head_log_probs, team,
+    Activations, Adapter, BLOCK_TOKENS, CacheBlock, CachedAttend, Model, NnError, PackedAdapter, SequenceCache,
+    head_log_probs, team,
 };
 
 use crate::{
     EngineOptions,
     prefix::PrefixCache,
+    rounding::Rounding,
     sequence::{Extras, Generation, Sequence, ServedAdapter, Work},
 };
-
-/// A quantised model's activations are rounded as well. Its weights' rounding is coarser, and dot products of bytes are
-/// three times as fast as those of floats. Over 100 answers of RoleBench (7,773 tokens, SmolLM2-135M in `Q4_1`) 8 bits and
-/// [`cache_format`] together moved the mean negative log-likelihood from 2.3824 to 2.3903 nats, and single answers by
-/// 0.0146 nats per token. With keys and values in f16 it was 2.3883, with a standard error of 0.0016 for the difference,
-/// and 0.0125 for single answers; with activations in blocks of 32 in place of 64 besides, 2.3811 and 0.0106, and a
-/// quarter more time in products of bytes.
-///
-/// With f32 weights nothing is rounded, and the engine's arithmetic is the trainer's.
-///
-/// Which rounding it is follows from what the engine was made for, never from how many requests it happens to have: a
-/// request's text does not depend on its company.
-pub(crate) fn activations(options: &EngineOptions) -> Activations {
-    if options.max_sequences > 1 { Activations::RoundedForBatches } else { Activations::EightBits }
-}
-
-/// Keys and values are kept about as precisely as the weights: exactly beside exact ones, and in 8 bits beside quantised
-/// ones. Where keys have a bias (Qwen2), some of their inputs are known to be far larger than the others, which 8 bits
-/// with one scale for all would round away: those are kept in f16.
-pub(crate) fn cache_format(decoder: &Decoder) -> CacheFormat {
-    match (decoder.is_quantised(), decoder.has_key_bias()) {
-        (false, _) => CacheFormat::Floats,
-        (true, true) => CacheFormat::Halves,
-        (true, false) => CacheFormat::Bytes,
-    }
-}
 
 /// Decides what runs in each step and runs it. Owned by the engine's thread.
 pub(crate) struct Scheduler {
@@ -46,8 +21,7 @@ pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     prefixes: PrefixCache,
-    cache_format: CacheFormat,
-    activations: Activations,
+    rounding: Rounding,
     /// How many blocks running sequences and shared beginnings may hold together.
     block_limit: usize,
 }
@@ -70,16 +44,15 @@ enum Next {
 
 impl Scheduler {
     pub(crate) fn new(model: Arc<Model>, options: EngineOptions) -> Self {
-        let cache_format = cache_format(&model.decoder);
-        let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config(), cache_format).max(1);
+        let rounding = Rounding::new(&model.decoder, &options);
+        let block_limit = options.cache_bytes / CacheBlock::bytes(model.decoder.config(), rounding.cache).max(1);
         Self {
-            activations: activations(&options),
             model,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
             prefixes: PrefixCache::default(),
-            cache_format,
+            rounding,
             block_limit,
         }
     }
@@ -185,6 +158,7 @@ impl Scheduler {
     }
 
     fn forward(&mut self, plan: &[(usize, usize)]) -> Result<Vec<Next>, NnError> {
+        let activations = self.activations(plan);
         let looks = self.looked_at(plan);
         let rows: Vec<u32> = looks.iter().map(|look| look.row).collect();
         let decoder = &self.model.decoder;
@@ -201,13 +175,19 @@ impl Scheduler {
                 _ => adapted.push((first..tokens.len(), packed)),
             }
         }
-        let mut attention = CachedAttend::new(decoder.config(), self.cache_format, caches);
+        let mut attention = CachedAttend::new(decoder.config(), self.rounding.cache, caches);
         let positions = attention.positions();
         let adapter = Adapter::Rows(&adapted);
-        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention, self.activations, &rows)?;
+        let hidden = decoder.forward(&tokens, &positions, adapter, &mut attention, activations, &rows)?;
         attention.commit();
-        self.score(&looks, &hidden)?;
-        self.generate(plan, &looks, &hidden)
+        self.score(&looks, &hidden, activations)?;
+        self.generate(plan, &looks, &hidden, activations)
+    }
+
+    /// How a pass rounds. Where prompts and answers differ, there is one sequence, and a pass has tokens of the one kind.
+    fn activations(&self, plan: &[(usize, usize)]) -> Activations {
+        let answering = plan.iter().all(|&(index, _)| self.running[index].is_answering());
+        if answering { self.rounding.answers } else { self.rounding.prompts }
     }
 
     /// The rows of the next pass whose results are looked at, in their order.
@@ -238,11 +218,11 @@ impl Scheduler {
     }
 
     /// Adds up log-probabilities of scored tokens whose predecessors were in this pass. `hidden` has a row per look.
-    fn score(&mut self, looks: &[Look], hidden: &Tensor) -> Result<(), NnError> {
+    fn score(&mut self, looks: &[Look], hidden: &Tensor, activations: Activations) -> Result<(), NnError> {
         let scored = (0..).zip(looks).filter_map(|(row, look)| Some((row, look.target?, look.owner)));
         let (rows, (targets, owners)): (Vec<u32>, (Vec<u32>, Vec<usize>)) =
             scored.map(|(row, target, owner)| (row, (target, owner))).unzip();
-        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, self.activations)?;
+        let log_probs = head_log_probs(&self.model.decoder, hidden, &rows, &targets, activations)?;
         for (owner, log_prob) in owners.into_iter().zip(log_probs) {
             if let Work::Score(scoring) = &mut self.running[owner].work {
                 scoring.log_prob += f64::from(log_prob);
@@ -254,12 +234,18 @@ impl Scheduler {
 
     /// Draws a token for every sequence whose last token was in this pass. `hidden` has a row per look; logits exist for
     /// those of drawing sequences only.
-    fn generate(&mut self, plan: &[(usize, usize)], looks: &[Look], hidden: &Tensor) -> Result<Vec<Next>, NnError> {
+    fn generate(
+        &mut self,
+        plan: &[(usize, usize)],
+        looks: &[Look],
+        hidden: &Tensor,
+        activations: Activations,
+    ) -> Result<Vec<Next>, NnError> {
         let drawing = (0..).zip(looks).filter(|(_, look)| look.target.is_none());
         let (rows, owners): (Vec<u32>, Vec<usize>) = drawing.map(|(row, look)| (row, look.owner)).unzip();
         let mut logits = Vec::new();
         if !rows.is_empty() {
-            logits = self.model.decoder.logits(hidden, &rows, self.activations)?;
+            logits = self.model.decoder.logits(hidden, &rows, activations)?;
         }
         let vocabulary = self.model.decoder.config().vocab_size;
         let mut drawn = owners.into_iter().zip(logits.chunks_exact_mut(vocabulary)).peekable();
@@ -288,9 +274,11 @@ impl Scheduler {
         for &(index, count) in plan {
             let sequence = &self.running[index];
             let held = sequence.cache.tokens();
+            // What is not as it would be in a prompt is no beginning of one.
+            let shared = if self.rounding.answers_as_prompts() { held } else { held.min(sequence.prompt_tokens()) };
             // Only when a block was filled in this pass is there something new to share.
-            if held / BLOCK_TOKENS > (held - count) / BLOCK_TOKENS {
-                self.prefixes.insert(sequence.adapter_hash(), &sequence.tokens[..held], sequence.cache.blocks());
+            if shared / BLOCK_TOKENS > (held - count) / BLOCK_TOKENS {
+                self.prefixes.insert(sequence.adapter_hash(), &sequence.tokens[..shared], sequence.cache.blocks());
             }
         }
         let mut outcomes: Vec<(usize, Next)> = plan.iter().map(|(index, _)| *index).zip(outcomes).collect();
@@ -374,7 +362,8 @@ mod tests {
     #[test]
     fn no_more_blocks_are_held_than_there_are() {
         let model = Arc::new(Model::load(&embedded_model()).unwrap());
-        let block = CacheBlock::bytes(model.decoder.config(), cache_format(&model.decoder));
+        let rounding = Rounding::new(&model.decoder, &EngineOptions::default());
+        let block = CacheBlock::bytes(model.decoder.config(), rounding.cache);
         // Five blocks; each sequence needs three, so that two never run together, and what the first ones leave to be
         // shared has to go in part.
         let options = EngineOptions { cache_bytes: 5 * block, step_tokens: 7, ..EngineOptions::default() };

@@ -82,6 +82,19 @@ impl Sequence {
         self.pending() > 1
     }
 
+    /// Tokens that the request brought.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        match &self.work {
+            Work::Generate(generation) => generation.prompt_tokens,
+            Work::Score(_) => self.tokens.len(),
+        }
+    }
+
+    /// Whether what comes next is a token that was drawn.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.cache.tokens() >= self.prompt_tokens()
+    }
+
     /// The most tokens that may come from shared blocks: the token before the first result must be computed.
     pub(crate) fn reusable_tokens(&self) -> usize {
         let first_result = match &self.work {

@@ -71,6 +71,21 @@ async fn text_does_not_depend_on_company_chunks_or_shared_beginnings() {
     assert_eq!(shared, requests.len() - 1);
 }
 
+/// On some machines an engine for one sequence computes answers otherwise than prompts, and then must not take what it
+/// answered for the beginning of the next prompt.
+#[tokio::test]
+async fn an_engine_for_one_answers_a_conversation_as_if_it_had_not_been_there() {
+    let for_one = || engine(EngineOptions { max_sequences: 1, ..EngineOptions::default() });
+    let present = for_one();
+    let first = request("Describe the lamp, and the room that it stands in.", 0.0, 60);
+    let answer = present.generate(first.clone()).await.unwrap();
+    let mut second = first;
+    second.messages.extend([Message::assistant(answer.text), Message::user("Who lit it before you?")]);
+    let went_on = present.generate(second.clone()).await.unwrap();
+    assert!(went_on.cached_tokens >= 48, "the first prompt was computed anew");
+    assert_eq!(for_one().generate(second).await.unwrap().text, went_on.text);
+}
+
 #[tokio::test]
 async fn schema_is_obeyed() {
     let engine = engine(EngineOptions::default());

@@ -401,9 +401,9 @@ impl Decoder {
             let attended = pass.attention_half(&hidden, &rotation, attention)?.values;
             hidden = if layer + 1 == self.config.num_hidden_layers {
                 let pass = BlockForward { adapter: Adapter::Rows(&left), ..pass };
-                pass.feed_forward_half(&ops::select_rows(&hidden, rows)?, &ops::select_rows(&attended, rows)?)?.out
+                pass.fed_forward(&ops::select_rows(&hidden, rows)?, &ops::select_rows(&attended, rows)?)?
             } else {
-                pass.feed_forward_half(&hidden, &attended)?.out
+                pass.fed_forward(&hidden, &attended)?
             };
         }
         self.final_norm(&hidden)
@@ -504,15 +504,32 @@ impl<'a> BlockForward<'a> {
 
     /// From the block's input and what attention gave for it to the block's result, each row for itself.
     fn feed_forward_half(&self, hidden: &Tensor, attended: &Tensor) -> Result<FedForward> {
-        let middle = ops::add(hidden, &self.linear(LinearName::OProj, attended)?)?;
+        let middle = self.middle(hidden, attended)?;
         let gate_up = self.layers([LinearName::GateProj, LinearName::UpProj], hidden)?;
-        let norm = &self.block.post_attention_norm;
-        let normed = ops::rms_norm_for(&gate_up, self.activations, &middle, norm, self.epsilon)?;
-        let [gate, up] = ops::linears(&normed, &gate_up, self.activations)?;
+        let [gate, up] = ops::linears(&self.normed_middle(&middle, &gate_up)?, &gate_up, self.activations)?;
         let down = self.layers([LinearName::DownProj], hidden)?;
         let [down] = ops::linears(&ops::swiglu(&down, self.activations, &gate, &up)?, &down, self.activations)?;
         let out = ops::add(&middle, &down)?;
         Ok(FedForward { middle, gate, up, out })
+    }
+
+    /// [`FedForward::out`] alone, for passes that are not gone back.
+    fn fed_forward(&self, hidden: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        let middle = self.middle(hidden, attended)?;
+        let gate_up = self.layers([LinearName::GateProj, LinearName::UpProj], hidden)?;
+        let down = self.layers([LinearName::DownProj], hidden)?;
+        let activated = ops::gated(&self.normed_middle(&middle, &gate_up)?, &gate_up, &down, self.activations)?;
+        let [down] = ops::linears(&activated, &down, self.activations)?;
+        ops::add(&middle, &down)
+    }
+
+    /// The residual stream between the block's halves.
+    fn middle(&self, hidden: &Tensor, attended: &Tensor) -> Result<Tensor> {
+        ops::add(hidden, &self.linear(LinearName::OProj, attended)?)
+    }
+
+    fn normed_middle(&self, middle: &Tensor, layers: &[Layer<'_>]) -> Result<LinearInput> {
+        ops::rms_norm_for(layers, self.activations, middle, &self.block.post_attention_norm, self.epsilon)
     }
 
     /// One layer's result.

@@ -56,6 +56,8 @@ mod safetensors_folder;
 mod simd;
 #[expect(unsafe_code, reason = "hands a borrowed loop body to threads that outlive it")]
 pub mod team;
+#[expect(unsafe_code, reason = "has instructions that the compiler offers no functions for")]
+mod tile_registers;
 mod tokenizer;
 mod weights;
 

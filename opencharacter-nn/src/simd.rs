@@ -179,30 +179,56 @@ vectorised! {
 }
 
 vectorised! {
-    /// Multiplies every element by the other at its place.
-    pub(crate) fn multiply(values: &mut [f32], by: &[f32]) {
-        for (value, by) in values.iter_mut().zip(by) {
-            *value *= by;
-        }
-    }
-}
-
-vectorised! {
     /// Rounds `values` to integers from `-most` to `most`, at most 32,767, times the scale that it returns: the largest
     /// one's share. The scale is no number if any value is none or infinite, so that it shows in every product.
     pub(crate) fn quantise(values: &[f32], most: f32, quants: &mut [i16]) -> f32 {
-        let largest = largest_magnitude(values);
-        let scale = largest / most;
-        if !scale.is_finite() {
-            quants.fill(0);
-            return f32::NAN;
+        quantise_by(largest_magnitude(values), values, most, quants)
+    }
+}
+
+/// [`quantise`], given the largest magnitude.
+#[inline(always)]
+fn quantise_by(largest: f32, values: &[f32], most: f32, quants: &mut [i16]) -> f32 {
+    let scale = largest / most;
+    if !scale.is_finite() {
+        quants.fill(0);
+        return f32::NAN;
+    }
+    // Below that, the inverse would overflow; the values are as good as zero.
+    let inverse = if largest < 1e-33 { 0.0 } else { most / largest };
+    for (quant, value) in quants.iter_mut().zip(values) {
+        *quant = nearest(value * inverse) as i16;
+    }
+    scale
+}
+
+vectorised! {
+    /// The probabilities of scores times `scale`, each times the factor at its place in `by`, in integers of at most `most`;
+    /// returns what one of them stands for. Leaves anything in `scores`.
+    pub(crate) fn weigh(scores: &mut [f32], scale: f32, by: &[f32], most: f32, quants: &mut [i16]) -> f32 {
+        const LANES: usize = 16;
+        let maximum = max(scores) * scale;
+        let (mut sums, mut largest) = ([0.0_f32; LANES], [0_u32; LANES]);
+        let (chunks, tail) = scores.as_chunks_mut::<LANES>();
+        let (by_chunks, by_tail) = by.as_chunks::<LANES>();
+        for (scores, by) in chunks.iter_mut().zip(by_chunks) {
+            for (((score, by), sum), largest) in scores.iter_mut().zip(by).zip(&mut sums).zip(&mut largest) {
+                let probability = exp(score.mul_add(scale, -maximum));
+                *sum += probability;
+                *score = probability * by;
+                *largest = (score.to_bits() & 0x7FFF_FFFF).max(*largest);
+            }
         }
-        // Below that, the inverse would overflow; the values are as good as zero.
-        let inverse = if largest < 1e-33 { 0.0 } else { most / largest };
-        for (quant, value) in quants.iter_mut().zip(values) {
-            *quant = nearest(value * inverse) as i16;
+        let mut tail_sum = 0.0;
+        for (score, by) in tail.iter_mut().zip(by_tail) {
+            let probability = exp(score.mul_add(scale, -maximum));
+            tail_sum += probability;
+            *score = probability * by;
+            largest[0] = (score.to_bits() & 0x7FFF_FFFF).max(largest[0]);
         }
-        scale
+        let total = sums.iter().sum::<f32>() + tail_sum;
+        let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
+        quantise_by(largest, scores, most, quants) / total
     }
 }
 
@@ -257,6 +283,21 @@ mod tests {
             let mut quants = [7; 3];
             assert!(quantise(&[1.0, bad, 2.0], 127.0, &mut quants).is_nan(), "{bad}");
             assert_eq!(quants, [0; 3]);
+        }
+    }
+
+    #[test]
+    fn weighing_is_its_steps_one_after_the_other() {
+        for length in [1, 15, 16, 77] {
+            let scores: Vec<f32> = (0..length).map(|place| (place as f32 * 0.7).sin() * 9.0).collect();
+            let by: Vec<f32> = (0..length).map(|place| 0.5 + (place as f32 * 0.3).cos()).collect();
+            let (mut quants, mut expected) = (vec![0; length], vec![0; length]);
+            let scale = weigh(&mut scores.clone(), 0.6, &by, 32_767.0, &mut quants);
+            let mut steps = scores;
+            let (_, total) = exponentiate(&mut steps, 0.6);
+            steps.iter_mut().zip(&by).for_each(|(value, by)| *value *= by);
+            let expected_scale = quantise(&steps, 32_767.0, &mut expected) / total;
+            assert_eq!((scale.to_bits(), quants), (expected_scale.to_bits(), expected), "{length} scores");
         }
     }
 

@@ -248,27 +248,6 @@ pub(crate) fn fill(total: usize, length: usize, body: impl Fn(usize, &mut [f32])
     values
 }
 
-/// A copy of `values`, every run of `length` of which `body` may change, as in [`fill`].
-pub(crate) fn copy(values: &[f32], length: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let mut copied = Vec::<f32>::with_capacity(values.len());
-    let length = length.max(1);
-    let start = Pointer(copied.as_mut_ptr());
-    for_each(values.len().div_ceil(length), |index| {
-        let first = index * length;
-        let values = &values[first..(first + length).min(values.len())];
-        // SAFETY: every index has elements of its own, inside the capacity, and they are written before they are lent.
-        let run = unsafe {
-            let run = start.get().add(first);
-            run.copy_from_nonoverlapping(values.as_ptr(), values.len());
-            std::slice::from_raw_parts_mut(run, values.len())
-        };
-        body(index, run);
-    });
-    // SAFETY: the loop has written all of them.
-    unsafe { copied.set_len(values.len()) };
-    copied
-}
-
 /// As [`fill`], several vectors at once.
 pub(crate) fn fill_several<const COUNT: usize>(
     total: usize,

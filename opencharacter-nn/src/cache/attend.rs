@@ -210,12 +210,12 @@ impl<'a> HeadRows<'a> {
         seen.start - first..seen.end - first
     }
 
-    /// Gives each row's result, from rows of as many `sums` as there are value columns.
+    /// Gives the results of some `rows`, from rows of as many `sums` as there are value columns.
     ///
     /// # Safety
     /// As [`HeadRows::attend`].
-    pub(super) unsafe fn give(&self, sums: &[f32], out: *mut f32) {
-        for (row, sums) in sums.chunks_exact(self.geometry.value_columns()).take(self.count()).enumerate() {
+    pub(super) unsafe fn give(&self, rows: Range<usize>, sums: &[f32], out: *mut f32) {
+        for (row, sums) in rows.zip(sums.chunks_exact(self.geometry.value_columns())) {
             // SAFETY: the caller's promise; the buffers do not overlap.
             unsafe { out.add(self.place(row)).copy_from_nonoverlapping(sums.as_ptr(), self.geometry.head_dim) };
         }

@@ -3,6 +3,8 @@
 
 use std::{cell::RefCell, sync::Arc};
 
+#[cfg(target_arch = "x86_64")]
+use super::tile_pass;
 use super::{
     BLOCK_TOKENS, CacheBlock,
     attend::{HeadRows, at_least, for_tiles},
@@ -52,6 +54,11 @@ impl Scratch {
 /// # Safety
 /// As [`HeadRows::attend`], over blocks in this format.
 pub(super) unsafe fn attend(rows: &HeadRows<'_>, next: Option<&HeadRows<'_>>, q: &[f32], out: *mut f32) {
+    #[cfg(target_arch = "x86_64")]
+    if rows.count() >= tile_pass::LEAST_ROWS && tile_pass::available() {
+        // SAFETY: the caller's promise, and tiles are available.
+        return unsafe { tile_pass::attend(rows, q, out) };
+    }
     let next = next.map(Parts::of);
     SCRATCH.with_borrow_mut(|scratch| {
         let mut portions = rows.portions(ROWS).peekable();
@@ -63,7 +70,7 @@ pub(super) unsafe fn attend(rows: &HeadRows<'_>, next: Option<&HeadRows<'_>>, q:
             pass.weigh(scratch);
             pass.add_up(scratch);
             // SAFETY: the caller's promise.
-            unsafe { pass.rows.give(&scratch.sums, out) };
+            unsafe { pass.rows.give(0..pass.rows.count(), &scratch.sums, out) };
         }
     });
 }
@@ -129,10 +136,10 @@ impl Pass<'_> {
         }
     }
 
-    /// Takes the queries. Their integers are as large as leaves sums of their products 31 bits.
+    /// Takes the queries.
     fn gather(&self, q: &[f32], scratch: &mut Scratch) {
         let (count, inputs, head_dim) = (self.rows.count(), self.inputs(), self.rows.geometry.head_dim);
-        let most = (i32::MAX as usize / (127 * inputs)).min(MOST_WORD as usize) as f32;
+        let most = most_of_query(inputs);
         let queries = at_least(&mut scratch.queries, count * inputs);
         let scales = at_least(&mut scratch.query_scales, count);
         for (row, (query, scale)) in queries.chunks_exact_mut(inputs).zip(scales).enumerate() {
@@ -180,9 +187,8 @@ impl Pass<'_> {
         for (row, (((scores, scale), weights), weight_scale)) in scores.zip(weights).zip(weight_scales).enumerate() {
             let seen = self.rows.seen_slots(row);
             let seen_scores = &mut scores[seen.clone()];
-            let (_, total) = simd::exponentiate(seen_scores, scale * self.rows.score_scale());
-            simd::multiply(seen_scores, &scratch.value_scales[seen.clone()]);
-            *weight_scale = simd::quantise(seen_scores, MOST_WORD, &mut weights[seen.clone()]) / total;
+            let (scale, value_scales) = (scale * self.rows.score_scale(), &scratch.value_scales[seen.clone()]);
+            *weight_scale = simd::weigh(seen_scores, scale, value_scales, MOST_WORD, &mut weights[seen.clone()]);
             // Slots of the first and the last blocks that this token must not see.
             weights[..seen.start].fill(0);
             weights[seen.end..].fill(0);
@@ -216,7 +222,12 @@ impl Pass<'_> {
 }
 
 /// The largest integer of 16 bits.
-const MOST_WORD: f32 = 32_767.0;
+pub(super) const MOST_WORD: f32 = 32_767.0;
+
+/// The largest integer of a query with so many inputs, an even number: sums of its products have 31 bits.
+pub(super) fn most_of_query(inputs: usize) -> f32 {
+    (i32::MAX as usize / (127 * inputs)).min(MOST_WORD as usize) as f32
+}
 
 /// How many blocks ahead these rows' own keys and values are asked for.
 const AHEAD: usize = 2;

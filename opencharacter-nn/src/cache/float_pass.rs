@@ -139,7 +139,7 @@ pub(super) unsafe fn attend<E: CacheElement>(rows: &HeadRows<'_>, q: &[f32], out
             weigh(&rows, scratch);
             add_up::<E>(&rows, scratch);
             // SAFETY: the caller's promise.
-            unsafe { rows.give(&scratch.sums, out) };
+            unsafe { rows.give(0..rows.count(), &scratch.sums, out) };
         }
     });
 }

@@ -12,6 +12,8 @@ mod byte_pass;
 mod byte_tile;
 mod bytes;
 mod float_pass;
+#[cfg(target_arch = "x86_64")]
+mod tile_pass;
 
 use std::sync::Arc;
 

@@ -37,7 +37,6 @@ mod product;
 mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod six_rows;
-mod tile_registers;
 mod turn;
 #[cfg(target_arch = "x86_64")]
 mod twelve_rows;

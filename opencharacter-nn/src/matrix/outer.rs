@@ -6,9 +6,11 @@ use super::{
     fixed_point::{self, Corner, FixedPointColumns, RightDigits},
     kernel::{Layout, MAX_TILE_ROWS, PANEL, Panels, Results, Tile, instruction_set, tile_rows},
     run_clipped,
+};
+use crate::{
+    team::{self, Pointer},
     tile_registers::Tiles,
 };
-use crate::team::{self, Pointer};
 
 /// Tokens that are multiplied at once: 8 strips of 256 x 16 values are 128 KiB, a quarter of a core's second-level cache,
 /// and each tile of the result is read and written once for all of them.

@@ -12,12 +12,12 @@ use super::{
     instruction_set,
     kernel::MAX_TILE_ROWS,
     packed::{GROUP, QuantisedMatrix},
-    tile_registers::Tiles,
     tile_rows,
 };
 use crate::{
     simd,
     team::{self, Pointer},
+    tile_registers::Tiles,
 };
 
 /// Rows that share one pass over the panels, and thereby the work of unpacking and turning them.
@@ -248,6 +248,9 @@ impl<'a> Product<'a> {
         let wanted = match terms.first() {
             // A row alone waits for weights, and memory hands over few long runs of them faster than many short ones.
             Some(Term::Rounded { .. }) if rows == 1 => wanted / 2,
+            // Many rows in bfloat16 meet one pair of panels after the other, so that is a task.
+            #[cfg(target_arch = "x86_64")]
+            Some(Term::Rounded { x: RoundedRows::Bfloat16(_), .. }) if rows > bfloat16::ROWS => panels.div_ceil(2),
             // Rounded products are short: with twice as many tasks, threads wait less long for the last of them.
             Some(Term::Rounded { .. }) => 2 * wanted,
             _ => wanted,

@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::bfloat16::{self, Bfloat16Rows};
-use super::{Activations, activations::EightBitRows, tile_rows};
+use super::{Activations, activations::EightBitRows, packed::QuantisedMatrix, tile_rows};
 use crate::team::RUN;
 
 /// Rows of rounded activations.
@@ -38,6 +38,20 @@ impl RoundedRows {
         Self::EightBits(EightBitRows::of(total, inputs, length, body))
     }
 
+    /// What `activate` makes of the products with two matrices, rounded as these rows are, where that is one step: `activate`
+    /// is handed as many values of the one as of the other, and must write so many.
+    pub(crate) fn gated_product(
+        &self,
+        matrices: [QuantisedMatrix<'_>; 2],
+        activate: impl Fn([&[f32]; 2], &mut [f32]) + Sync,
+    ) -> Option<Self> {
+        match self {
+            Self::EightBits(_) => None,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bfloat16(x) => Some(Self::Bfloat16(bfloat16::gated_product(x, matrices, activate))),
+        }
+    }
+
     /// Rows, and values of each.
     pub(crate) fn shape(&self) -> (usize, usize) {
         match self {
@@ -52,7 +66,7 @@ impl RoundedRows {
         match self {
             Self::EightBits(rows) => rows.rows_in_second_level_cache(),
             #[cfg(target_arch = "x86_64")]
-            Self::Bfloat16(_) => bfloat16::ROWS,
+            Self::Bfloat16(rows) => rows.rows_of_a_pass(),
         }
     }
 

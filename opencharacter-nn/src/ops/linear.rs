@@ -55,12 +55,17 @@ impl LinearInput {
         length: usize,
         body: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<Self> {
-        let plain = layers.iter().all(|layer| layer.adapted.is_empty() && layer.weight.quantised().is_some());
-        if plain && activations != Activations::Floats {
+        if take_rounded(layers, activations) {
             return Ok(Self::Rounded(RoundedRows::of(activations, tokens * inputs, inputs, length, body)));
         }
         Ok(Self::Floats(from_floats(team::fill(tokens * inputs, length, body), &[tokens, inputs])?))
     }
+}
+
+/// Whether layers take their input rounded, and need nothing else of it.
+pub(super) fn take_rounded(layers: &[Layer<'_>], activations: Activations) -> bool {
+    let plain = layers.iter().all(|layer| layer.adapted.is_empty() && layer.weight.quantised().is_some());
+    plain && activations != Activations::Floats
 }
 
 /// `x W^T + bias + scale (x A^T) B^T` for layers that share their input: `x` is `[tokens, inputs]`, each result

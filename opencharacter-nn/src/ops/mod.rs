@@ -27,7 +27,7 @@ pub(crate) use low_rank::{LowRankPart, PackedLora, inner_gradients, low_rank_gra
 pub(crate) use rms_norm::{rms_norm, rms_norm_backward, rms_norm_for, rms_norm_weight_gradient};
 pub(crate) use rotary::{Direction, RotaryFrequencies, Rotation, rotate};
 pub(crate) use storage::{floats, from_floats, select_rows};
-pub(crate) use swiglu::{SwigluBackward, swiglu, swiglu_backward};
+pub(crate) use swiglu::{SwigluBackward, gated, swiglu, swiglu_backward};
 
 #[cfg(test)]
 pub(crate) mod finite_difference;

@@ -1,7 +1,7 @@
 use candle_core::{Result, Tensor};
 
 use super::storage::{floats, from_floats};
-use crate::team;
+use crate::{simd::vectorised, team};
 
 /// The angular steps of the rotary embedding (Su et al., 2021): radians per position, one for each pair of features.
 #[derive(Debug, Clone)]
@@ -10,8 +10,8 @@ pub(crate) struct RotaryFrequencies(Vec<f32>);
 /// Cosines and sines of a batch's positions, shared by all its blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotation {
-    /// `[tokens][head_dim / 2]`.
-    pairs: Vec<(f32, f32)>,
+    /// `[tokens][cosines, sines][head_dim / 2]`.
+    angles: Vec<f32>,
     half: usize,
 }
 
@@ -42,16 +42,35 @@ impl RotaryFrequencies {
     /// The angles of `positions`, one per token.
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         let half = self.0.len();
-        let mut pairs = vec![(0.0, 0.0); positions.len() * half];
-        team::for_each_chunk(&mut pairs, TOKENS * half, |chunk, rows| {
-            for (row, &position) in rows.chunks_exact_mut(half).zip(&positions[chunk * TOKENS..]) {
-                for (pair, frequency) in row.iter_mut().zip(&self.0) {
-                    let angle = position as f32 * frequency;
-                    *pair = (angle.cos(), angle.sin());
+        let mut angles = vec![0.0; positions.len() * 2 * half];
+        team::for_each_chunk(&mut angles, TOKENS * 2 * half, |chunk, rows| {
+            for (row, &position) in rows.chunks_exact_mut(2 * half).zip(&positions[chunk * TOKENS..]) {
+                let (cosines, sines) = row.split_at_mut(half);
+                for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(&self.0) {
+                    (*sine, *cosine) = (position as f32 * frequency).sin_cos();
                 }
             }
         });
-        Rotation { pairs, half }
+        Rotation { angles, half }
+    }
+}
+
+vectorised! {
+    /// Rotates a row's heads by angles whose cosines are given, then their sines.
+    fn rotate_row(row: &[f32], angles: &[f32], sign: f32, out: &mut [f32]) {
+        let half = angles.len() / 2;
+        let (cosines, sines) = angles.split_at(half);
+        for (head, out) in row.chunks_exact(2 * half).zip(out.chunks_exact_mut(2 * half)) {
+            let (low, high) = head.split_at(half);
+            let (low_out, high_out) = out.split_at_mut(half);
+            let outs = low_out.iter_mut().zip(high_out);
+            for (((low_out, high_out), (low, high)), (cosine, sine)) in
+                outs.zip(low.iter().zip(high)).zip(cosines.iter().zip(sines))
+            {
+                let sine = sine * sign;
+                (*low_out, *high_out) = (low * cosine - high * sine, high * cosine + low * sine);
+            }
+        }
     }
 }
 
@@ -62,16 +81,11 @@ pub(crate) fn rotate(x: &Tensor, rotation: &Rotation, direction: Direction) -> R
     let sign = if direction == Direction::Forward { 1.0 } else { -1.0 };
     let half = rotation.half;
     let values = floats(x)?;
-    let out = team::copy(&values, TOKENS * features, |chunk, rows| {
-        let angles = rotation.pairs[chunk * TOKENS * half..].chunks_exact(half);
-        for (row, pairs) in rows.chunks_exact_mut(features).zip(angles) {
-            for head in row.chunks_exact_mut(2 * half) {
-                let (low, high) = head.split_at_mut(half);
-                for ((low, high), &(cosine, sine)) in low.iter_mut().zip(high).zip(pairs) {
-                    let sine = sine * sign;
-                    (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
-                }
-            }
+    let out = team::fill(values.len(), TOKENS * features, |chunk, out| {
+        let angles = rotation.angles[chunk * TOKENS * 2 * half..].chunks_exact(2 * half);
+        let rows = values[chunk * TOKENS * features..].chunks_exact(features).zip(out.chunks_exact_mut(features));
+        for ((row, out), angles) in rows.zip(angles) {
+            rotate_row(row, angles, sign, out);
         }
     });
     from_floats(out, x.dims())

@@ -2,6 +2,7 @@ use candle_core::{Result, Tensor};
 
 use super::{
     Layer, LinearInput,
+    linear::{linears, take_rounded},
     storage::{floats, from_floats},
 };
 use crate::{
@@ -47,6 +48,25 @@ pub(crate) fn swiglu(
         let place = run * RUN..run * RUN + out.len();
         forward(&gates[place.clone()], &ups[place], out);
     })
+}
+
+/// [`swiglu`] of what the layers `gate_up` give, for whoever does not need that itself.
+pub(crate) fn gated(
+    x: &LinearInput,
+    gate_up: &[Layer<'_>; 2],
+    next: &[Layer<'_>],
+    activations: Activations,
+) -> Result<LinearInput> {
+    if let LinearInput::Rounded(x) = x
+        && let [Some(gate), Some(up)] = gate_up.each_ref().map(|layer| layer.weight.quantised())
+        && gate_up.iter().all(|layer| layer.bias.is_none())
+        && take_rounded(next, activations)
+        && let Some(rows) = x.gated_product([gate, up], |[gate, up], out| forward(gate, up, out))
+    {
+        return Ok(LinearInput::Rounded(rows));
+    }
+    let [gate, up] = linears(x, gate_up, activations)?;
+    swiglu(next, activations, &gate, &up)
 }
 
 /// What the way back through [`swiglu`] gives.

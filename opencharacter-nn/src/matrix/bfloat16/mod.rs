@@ -17,24 +17,30 @@
 //! above are those of any other f32 arithmetic.
 //!
 //! Weights are made from quants in half precision (AVX512-FP16, which every machine with these tiles has), 32 at a time
-//! ([`weights`]), while the tiles multiply those of the block before ([`tiles`]).
+//! ([`weights`]): for [`few_rows`] while the tiles multiply those of the block before, for [`many_rows`] beforehand.
 
+mod few_rows;
+mod gated;
+mod many_rows;
 mod rows;
 #[cfg(test)]
 mod tests;
 mod tiles;
 mod weights;
 
-use std::{ops::Range, sync::OnceLock};
+use std::{array::from_fn, cell::RefCell, mem::MaybeUninit, ops::Range, sync::OnceLock};
 
-use super::{
-    PANEL,
-    blocks::BlockPanels,
-    packed::GROUP,
-    tile_registers::{TileType, has_tiles_of},
-};
+use super::{PANEL, blocks::BlockPanels, packed::GROUP};
+use crate::tile_registers::{TileType, has_tiles_of};
+pub(super) use few_rows::ROWS;
+pub(crate) use gated::gated_product;
 pub(crate) use rows::Bfloat16Rows;
-pub(super) use tiles::ROWS;
+use tiles::{Weights, store};
+
+thread_local! {
+    /// Sums of many rows, of two products.
+    static SUMS: RefCell<[Vec<many_rows::Sums>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
 
 /// Most results of a row at a time: those of a group of panels.
 const COLUMNS: usize = GROUP * PANEL;
@@ -63,7 +69,19 @@ struct Target<'a> {
     /// How many columns exist from the first one on.
     columns: usize,
     /// What each column's sums are multiplied with.
-    scales: &'a [f32; COLUMNS],
+    scales: &'a [f32],
+}
+
+impl Target<'_> {
+    /// The same from a later column and row on.
+    fn from(self, row: usize, column: usize) -> Self {
+        Self {
+            out: self.out.wrapping_add(row * self.stride + column),
+            columns: self.columns - column,
+            scales: &self.scales[column..],
+            ..self
+        }
+    }
 }
 
 /// Multiplies some rows by a group of panels, or less, which begins with a pair. `out` is the first result of the first of
@@ -82,12 +100,41 @@ pub(super) unsafe fn multiply(
     assert!(panels.len() <= GROUP && panels.start.is_multiple_of(2), "a group of panels begins with a pair");
     assert_eq!(x.shape().1, blocks.inputs(), "a row has a value for each input");
     let mut scales = [0.0; COLUMNS];
-    for (pair, scales) in (panels.start / 2..).zip(scales.chunks_exact_mut(2 * PANEL)).take(panels.len().div_ceil(2)) {
-        scales.iter_mut().zip(blocks.pair(pair).units).for_each(|(scale, unit)| *scale = unit * LOWERED);
+    for (pair, scales) in (panels.start / 2..).zip(scales.as_chunks_mut().0).take(panels.len().div_ceil(2)) {
+        *scales = scales_of_pair(blocks, pair);
     }
     let target = Target { out, stride: features, columns: features - panels.start * PANEL, scales: &scales };
-    // SAFETY: the caller's promise.
-    unsafe {
-        tiles::multiply(x, rows, blocks, panels, target);
+    // Both panels of the last pair, where only one is asked for.
+    let last = panels.end.next_multiple_of(2) - 1;
+    let weights: [Weights<'_>; GROUP] = from_fn(|place| Weights::new(blocks, (panels.start + place).min(last)));
+    let weights = &weights[..panels.len().next_multiple_of(2)];
+    if rows.len() <= few_rows::ROWS {
+        let mut sums = MaybeUninit::<few_rows::Sums>::uninit();
+        let sums = sums.as_mut_ptr().cast::<f32>();
+        // SAFETY: the caller's promise; sums of these rows are written.
+        unsafe {
+            few_rows::add_up(x, rows, weights, sums);
+            store((sums, COLUMNS), rows.len(), panels.len(), target);
+        }
+        return;
     }
+    SUMS.with_borrow_mut(|[sums, _]| {
+        for (pair, weights) in weights.as_chunks().0.iter().enumerate() {
+            let panels = (panels.len() - 2 * pair).min(2);
+            let give = |sums: &many_rows::Sums, row: usize, count: usize| {
+                let sums = (sums.0.as_flattened().as_ptr(), many_rows::COLUMNS);
+                // SAFETY: the caller's promise.
+                unsafe { store(sums, count, panels, target.from(row - rows.start, pair * many_rows::COLUMNS)) };
+            };
+            // SAFETY: the caller's promise.
+            unsafe { many_rows::add_up(x, rows, weights, (sums, many_rows::Kept::UntilGiven), give) };
+        }
+    });
+}
+
+/// What sums with a pair of panels are multiplied with.
+fn scales_of_pair(blocks: &BlockPanels, pair: usize) -> [f32; 2 * PANEL] {
+    let mut scales = [0.0; 2 * PANEL];
+    scales.iter_mut().zip(blocks.pair(pair).units).for_each(|(scale, unit)| *scale = unit * LOWERED);
+    scales
 }

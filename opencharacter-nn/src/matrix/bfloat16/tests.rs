@@ -2,9 +2,10 @@ use half::{bf16, f16};
 use opencharacter_core::KeyedRandom;
 
 use super::{
-    super::{blocks::BlockFormat, tile_registers::Tiles},
+    super::{blocks::BlockFormat, packed::QuantisedMatrix},
     *,
 };
+use crate::tile_registers::Tiles;
 
 const FORMATS: [BlockFormat; 3] = [BlockFormat::Q4_0, BlockFormat::Q4_1, BlockFormat::Q8_0];
 
@@ -68,21 +69,34 @@ fn activation(value: f32) -> f32 {
     if raised.abs() < 16_384.0 { 0.0 } else { bf16::from_f32(raised).to_f32() }
 }
 
-/// An element by its definition.
-fn element(panels: &BlockPanels, row: &[f32], output: usize) -> f32 {
-    let unit = panels.pair(output / (2 * PANEL)).units[output % (2 * PANEL)];
+/// An element by its definition, given activations and weights by theirs.
+fn element(unit: f32, row: &[f32], weights: &[f32]) -> f32 {
     let mut sum = 0.0;
-    for (block, values) in row.chunks_exact(32).enumerate() {
+    for (values, weights) in row.chunks_exact(32).zip(weights.chunks_exact(32)) {
         let mut chains = [0.0_f32; 2];
         for place in 0..16 {
             for (member, chain) in chains.iter_mut().enumerate() {
                 let input = place / 4 * 8 + place % 4 + 4 * member;
-                *chain = activation(values[input]).mul_add(weight(panels, output, 32 * block + input), *chain);
+                *chain = values[input].mul_add(weights[input], *chain);
             }
         }
         sum += chains[0] + chains[1];
     }
     sum * (unit * LOWERED)
+}
+
+/// All elements by their definition, `[rows][outputs]`.
+fn product(panels: &BlockPanels, outputs: usize, values: &[f32]) -> Vec<f32> {
+    let inputs = panels.inputs();
+    let values: Vec<f32> = values.iter().map(|value| activation(*value)).collect();
+    let weights: Vec<f32> = (0..outputs * inputs).map(|place| weight(panels, place / inputs, place % inputs)).collect();
+    let rows =
+        values.chunks_exact(inputs).flat_map(|row| weights.chunks_exact(inputs).enumerate().map(move |of| (row, of)));
+    rows.map(|(row, (output, weights))| {
+        let unit = panels.pair(output / (2 * PANEL)).units[output % (2 * PANEL)];
+        element(unit, row, weights)
+    })
+    .collect()
 }
 
 /// The product on tiles, in rows that are a little longer than they need to be.
@@ -108,16 +122,13 @@ fn on_tiles(panels: &BlockPanels, outputs: usize, values: &[f32], rows: usize) -
 fn tiles_do_what_the_definition_says() {
     // Two groups; panels without a partner, and one that is not whole.
     let outputs = 6 * PANEL + PANEL + 5;
-    for (inputs, most_rows) in [(32, 3), (96, 70), (608, 4)] {
+    for (inputs, most_rows) in [(32, 3), (96, 129), (608, 66), (1312, 81)] {
         let mut values = draw(2, most_rows * inputs);
         // As large and as small as nothing usual is, and one that is nothing.
         values[..4].copy_from_slice(&[3e8, -1e-24, 1e-27, 0.0]);
         for format in FORMATS {
             let panels = BlockPanels::new(format, &blocks(format, outputs, inputs), outputs, inputs);
-            let expected: Vec<f32> = values
-                .chunks_exact(inputs)
-                .flat_map(|row| (0..outputs).map(|output| element(&panels, row, output)).collect::<Vec<_>>())
-                .collect();
+            let expected = product(&panels, outputs, &values);
             let (mut difference, mut size) = (vec![0.0; outputs], vec![0.0; outputs]);
             for (row, found) in values.chunks_exact(inputs).zip(expected.chunks_exact(outputs)).skip(1) {
                 for (output, found) in found.iter().enumerate() {
@@ -137,7 +148,7 @@ fn tiles_do_what_the_definition_says() {
             if !available() {
                 continue;
             }
-            for rows in [1, 2, 16, 17, 33, 50, 64, 70] {
+            for rows in [1, 2, 16, 17, 33, 50, 64, 65, 81, 129] {
                 if rows <= most_rows {
                     let found = on_tiles(&panels, outputs, &values[..rows * inputs], rows);
                     for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -171,5 +182,35 @@ fn what_is_no_number_shows_where_it_is_alone() {
             let broken = index / outputs == 1 || index % outputs == 7;
             assert_eq!(value.is_finite(), !broken, "{format:?} at {index}: {value}");
         }
+    }
+}
+
+#[test]
+fn gated_products_are_two_products_and_what_comes_between() {
+    if !available() {
+        return;
+    }
+    let activate = |[gate, up]: [&[f32]; 2], out: &mut [f32]| {
+        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate.max(0.0) * up;
+        }
+    };
+    for (inputs, outputs, rows) in
+        [(64, 224, 1), (64, 32, 16), (96, 224, 40), (64, 96, 64), (672, 64, 70), (96, 64, 600), (1312, 32, 417)]
+    {
+        let values = draw(4, rows * inputs);
+        let [gate, up] = [BlockFormat::Q4_1, BlockFormat::Q8_0]
+            .map(|format| BlockPanels::new(format, &blocks(format, outputs, inputs), outputs, inputs));
+        let x = Bfloat16Rows::of(values.len(), inputs, inputs, |row, out| {
+            out.copy_from_slice(&values[inputs * row..][..inputs]);
+        });
+        let matrices = [&gate, &up].map(|blocks| QuantisedMatrix { blocks, outputs });
+        let found = gated_product(&x, matrices, activate);
+        let [gates, ups] = [&gate, &up].map(|panels| on_tiles(panels, outputs, &values, rows));
+        let expected = Bfloat16Rows::of(rows * outputs, outputs, outputs, |row, out| {
+            let of_row = row * outputs..(row + 1) * outputs;
+            activate([&gates[of_row.clone()], &ups[of_row]], out);
+        });
+        assert!(found == expected, "{rows} rows, {inputs} inputs, {outputs} outputs");
     }
 }

@@ -9,10 +9,10 @@ use std::arch::{
 };
 
 use super::{
-    super::tile_registers::spaced,
     Corner, LINES,
     split::{STEP, Step},
 };
+use crate::tile_registers::spaced;
 
 /// Sums of products of digits, by how much they count: of the highest ones, and 2^-8, 2^-16 and 2^-24 of that.
 const LEVELS: usize = 4;

@@ -25,15 +25,11 @@ mod tests;
 
 use std::{cell::RefCell, ops::Range, slice, sync::OnceLock};
 
-use super::{
-    PANEL, Panels,
-    outer::copy_strip,
-    tile_registers::{LINES, TileType, has_tiles_of},
-    turn::turn,
-};
+use super::{PANEL, Panels, outer::copy_strip, turn::turn};
 use crate::{
     simd,
     team::{self, Pointer},
+    tile_registers::{LINES, TileType, has_tiles_of},
 };
 use split::{STEP, Step, split_panel, split_row};
 
@@ -208,7 +204,7 @@ impl RightDigits<'_> {
     /// Multiplies a tile of the left factor by one panel, and stores to, or adds to, `out`.
     ///
     /// # Safety
-    /// This thread's [`Tiles`](super::tile_registers::Tiles) are configured. `out` is writable (and, to accumulate,
+    /// This thread's [`Tiles`](crate::tile_registers::Tiles) are configured. `out` is writable (and, to accumulate,
     /// initialised) for its rows and columns.
     pub(super) unsafe fn multiply(&self, left: LeftDigits<'_>, tile: usize, panel: usize, out: &Corner) {
         let (left, left_scales) = left.0.tile(tile);

@@ -1,10 +1,10 @@
 //! Values as digits, in the layout of the tiles.
 
-use super::super::{
-    PANEL,
+use super::super::PANEL;
+use crate::{
+    simd::{largest_magnitude, vectorised},
     tile_registers::{LINE_BYTES, LINES},
 };
-use crate::simd::{largest_magnitude, vectorised};
 
 /// Values of an inner product that one tile of digits holds.
 pub(super) const STEP: usize = LINE_BYTES;

@@ -1,10 +1,11 @@
 use opencharacter_core::KeyedRandom;
 
 use super::{
-    super::{InstructionSet, Layout, Results, Tile, tile_registers::Tiles},
+    super::{InstructionSet, Layout, Results, Tile},
     split::DIGITS,
     *,
 };
+use crate::tile_registers::Tiles;
 
 /// A factor's only chunk.
 fn only(rows: &FixedPointRows) -> LeftDigits<'_> {

@@ -8,14 +8,14 @@ use std::{
 };
 
 /// Rows of a tile.
-pub(super) const LINES: usize = 16;
+pub(crate) const LINES: usize = 16;
 /// Bytes of one of them.
-pub(super) const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 
 /// What tiles can be multiplied as: bits of leaf 7's EDX.
 #[derive(Debug, Clone, Copy)]
 #[repr(u32)]
-pub(super) enum TileType {
+pub(crate) enum TileType {
     #[cfg(target_arch = "x86_64")]
     Bfloat16 = 1 << 22,
     Int8 = 1 << 25,
@@ -23,14 +23,14 @@ pub(super) enum TileType {
 
 /// Whether the processor multiplies tiles of this type, and the system lets this process use them.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn has_tiles_of(kind: TileType) -> bool {
+pub(crate) fn has_tiles_of(kind: TileType) -> bool {
     const TILES: u32 = 1 << 24;
     let needed = TILES | kind as u32;
     __cpuid_count(0, 0).eax >= 7 && __cpuid_count(7, 0).edx & needed == needed && may_use_tiles()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn has_tiles_of(_: TileType) -> bool {
+pub(crate) fn has_tiles_of(_: TileType) -> bool {
     false
 }
 
@@ -92,12 +92,12 @@ static CONFIGURATION: Configuration = {
 };
 
 /// Makes this thread's tiles ready, until it is dropped: then the system need not save them any more.
-pub(super) struct Tiles(());
+pub(crate) struct Tiles(());
 
 impl Tiles {
     /// # Safety
     /// The machine [`has_tiles_of`] some type.
-    pub(super) unsafe fn configure() -> Self {
+    pub(crate) unsafe fn configure() -> Self {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promise; the configuration is 64 bytes.
         unsafe {
@@ -128,4 +128,39 @@ macro_rules! spaced {
     };
 }
 #[cfg(target_arch = "x86_64")]
-pub(super) use spaced;
+pub(crate) use spaced;
+
+/// An instruction on tiles. Their registers hold their contents from one piece of assembly to the next: nothing else in
+/// this program names them. Lines are so many bytes apart.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tile {
+    (load $register:tt, $from:expr, $apart:expr) => {
+        asm!(
+            concat!("tileloadd ", $register, ", [{from} + {line}]"),
+            from = in(reg) $from,
+            line = in(reg) $apart,
+            out($register) _,
+            options(nostack, readonly, preserves_flags),
+        )
+    };
+    (multiply $instruction:literal, $sum:tt, $rows:tt, $weights:tt) => {
+        asm!(
+            concat!($instruction, " ", $sum, ", ", $rows, ", ", $weights),
+            out($sum) _,
+            options(nostack, nomem, preserves_flags),
+        )
+    };
+    (zero $register:tt) => {
+        asm!(concat!("tilezero ", $register), out($register) _, options(nostack, nomem, preserves_flags))
+    };
+    (store $register:tt, $to:expr, $apart:expr) => {
+        asm!(
+            concat!("tilestored [{to} + {line}], ", $register),
+            to = in(reg) $to,
+            line = in(reg) $apart,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile;

@@ -36,7 +36,9 @@ pub(super) unsafe fn multiply(left: &[Step], right: &[Step], scales: [&[f32; LIN
 }
 
 /// The sums over all steps. Six tiles of digits are loaded for eight products: four registers hold sums, which leaves four,
-/// and the left factor's two lower digits share one.
+/// and the left factor's two lower digits share one. The right factor's are loaded with the hint that leaves them out of the
+/// first-level cache, so that the left factor's, which meet the next panel as well, stay there: products took 6% less
+/// time (Emerald Rapids).
 ///
 /// # Safety
 /// As [`multiply`]; the steps are not empty.
@@ -50,9 +52,9 @@ unsafe fn add_up(left: &[Step], right: &[Step], sums: *mut Sums) {
             "tilezero tmm3",
             "2:",
             spaced!("tileloadd tmm4, [{left} + {line}]"),
-            spaced!("tileloadd tmm6, [{right} + {line}]"),
+            spaced!("tileloaddt1 tmm6, [{right} + {line}]"),
             spaced!("tdpbssd tmm0, tmm4, tmm6"),
-            spaced!("tileloadd tmm7, [{right} + {line} + 1024]"),
+            spaced!("tileloaddt1 tmm7, [{right} + {line} + 1024]"),
             spaced!("tdpbssd tmm1, tmm4, tmm7"),
             spaced!("tileloadd tmm5, [{left} + {line} + 2048]"),
             spaced!("tdpbssd tmm3, tmm5, tmm7"),
@@ -60,7 +62,7 @@ unsafe fn add_up(left: &[Step], right: &[Step], sums: *mut Sums) {
             spaced!("tileloadd tmm5, [{left} + {line} + 1024]"),
             spaced!("tdpbssd tmm1, tmm5, tmm6"),
             spaced!("tdpbssd tmm2, tmm5, tmm7"),
-            spaced!("tileloadd tmm7, [{right} + {line} + 2048]"),
+            spaced!("tileloaddt1 tmm7, [{right} + {line} + 2048]"),
             spaced!("tdpbssd tmm2, tmm4, tmm7"),
             spaced!("tdpbssd tmm3, tmm5, tmm7"),
             "add {left}, 3072",

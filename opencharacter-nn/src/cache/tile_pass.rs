@@ -455,10 +455,7 @@ mod tests {
     use candle_core::Tensor;
     use opencharacter_core::KeyedRandom;
 
-    use super::{
-        super::{CacheFormat, CachedAttend, SequenceCache},
-        *,
-    };
+    use super::super::{CacheFormat, CachedAttend, SequenceCache};
     use crate::{
         DecoderConfig,
         decoder::Attend,

@@ -46,7 +46,10 @@ impl RoundedRows {
         activate: impl Fn([&[f32]; 2], &mut [f32]) + Sync,
     ) -> Option<Self> {
         match self {
-            Self::EightBits(_) => None,
+            Self::EightBits(_) => {
+                let _ = (matrices, activate);
+                None
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Bfloat16(x) => Some(Self::Bfloat16(bfloat16::gated_product(x, matrices, activate))),
         }

@@ -70,8 +70,9 @@ impl<F: Fn([&[f32]; 2], &mut [f32])> Both<'_, F> {
     /// # Safety
     /// Tiles are configured, the rows begin with a tile, and nobody else writes these blocks of them.
     unsafe fn few_rows(&self, rows: &Range<usize>, steps: Range<usize>) {
-        let mut sums = [const { MaybeUninit::<few_rows::Sums>::uninit() }; 2];
-        let sums = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
+        let mut gates = MaybeUninit::<few_rows::Sums>::uninit();
+        let mut ups = MaybeUninit::<few_rows::Sums>::uninit();
+        let sums = [&mut gates, &mut ups].map(|sums| sums.as_mut_ptr().cast::<f32>());
         for first in steps.clone().step_by(GROUP / 2) {
             let steps = first..(first + GROUP / 2).min(steps.end);
             for (matrix, sums) in self.matrices.iter().zip(sums) {

@@ -25,19 +25,15 @@ pub(crate) struct Rounding {
 
 impl Rounding {
     pub(crate) fn new(decoder: &Decoder, options: &EngineOptions) -> Self {
-        let cache = cache_format(decoder);
-        match (decoder.is_quantised(), options.max_sequences) {
-            (false, _) => Self { prompts: Activations::Floats, answers: Activations::Floats, cache },
-            (true, 0..=1) => Self { prompts: Activations::RoundedForBatches, answers: Activations::EightBits, cache },
-            (true, _) => {
-                Self { prompts: Activations::RoundedForBatches, answers: Activations::RoundedForBatches, cache }
-            }
-        }
+        let alone = options.max_sequences <= 1;
+        let answers = if alone { Activations::EightBits } else { Activations::RoundedForBatches };
+        Self { prompts: Activations::RoundedForBatches, answers, cache: cache_format(decoder) }
     }
 
     /// Whether an answer's keys and values are those that its tokens would have in a prompt.
     pub(crate) fn answers_as_prompts(self) -> bool {
-        self.prompts.description() == self.answers.description()
+        // Weights that are not quantised are multiplied in f32, whatever is said here.
+        self.cache == CacheFormat::Floats || self.prompts.description() == self.answers.description()
     }
 
     /// In words; nothing where nothing is rounded.

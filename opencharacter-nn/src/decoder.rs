@@ -508,8 +508,8 @@ impl<'a> BlockForward<'a> {
         let gate_up = self.layers([LinearName::GateProj, LinearName::UpProj], hidden)?;
         let [gate, up] = ops::linears(&self.normed_middle(&middle, &gate_up)?, &gate_up, self.activations)?;
         let down = self.layers([LinearName::DownProj], hidden)?;
-        let [down] = ops::linears(&ops::swiglu(&down, self.activations, &gate, &up)?, &down, self.activations)?;
-        let out = ops::add(&middle, &down)?;
+        let activated = ops::swiglu(&down, self.activations, &gate, &up)?;
+        let out = self.down(&middle, &activated, &down)?;
         Ok(FedForward { middle, gate, up, out })
     }
 
@@ -519,13 +519,18 @@ impl<'a> BlockForward<'a> {
         let gate_up = self.layers([LinearName::GateProj, LinearName::UpProj], hidden)?;
         let down = self.layers([LinearName::DownProj], hidden)?;
         let activated = ops::gated(&self.normed_middle(&middle, &gate_up)?, &gate_up, &down, self.activations)?;
-        let [down] = ops::linears(&activated, &down, self.activations)?;
-        ops::add(&middle, &down)
+        self.down(&middle, &activated, &down)
     }
 
     /// The residual stream between the block's halves.
     fn middle(&self, hidden: &Tensor, attended: &Tensor) -> Result<Tensor> {
         ops::add(hidden, &self.linear(LinearName::OProj, attended)?)
+    }
+
+    /// The residual stream behind the block.
+    fn down(&self, middle: &Tensor, activated: &LinearInput, layer: &[Layer<'_>; 1]) -> Result<Tensor> {
+        let [down] = ops::linears(activated, layer, self.activations)?;
+        ops::add(middle, &down)
     }
 
     fn normed_middle(&self, middle: &Tensor, layers: &[Layer<'_>]) -> Result<LinearInput> {

@@ -143,9 +143,9 @@ macro_rules! tile {
             options(nostack, readonly, preserves_flags),
         )
     };
-    (multiply $instruction:literal, $sum:tt, $rows:tt, $weights:tt) => {
+    (multiply $sum:tt, $rows:tt, $weights:tt) => {
         asm!(
-            concat!($instruction, " ", $sum, ", ", $rows, ", ", $weights),
+            concat!("tdpbf16ps ", $sum, ", ", $rows, ", ", $weights),
             out($sum) _,
             options(nostack, nomem, preserves_flags),
         )

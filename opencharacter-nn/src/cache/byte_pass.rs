@@ -9,7 +9,7 @@ use super::{
     BLOCK_TOKENS, CacheBlock,
     attend::{HeadRows, at_least, for_tiles},
     byte_tile::{self, MOST_SUMMED, ROWS},
-    bytes::{ByteBlock, Layout},
+    bytes::{ByteBlock, Layout, copy_scales},
 };
 use crate::{matrix::instruction_set, simd};
 
@@ -49,14 +49,15 @@ impl Scratch {
     }
 }
 
-/// Attention of `rows`, each over the tokens up to its own. Meanwhile memory is asked for what the `next` rows read.
+/// Attention of `rows`, each over the tokens up to its own. Where vector units do it, memory is asked meanwhile for what the
+/// `next` rows read.
 ///
 /// # Safety
 /// As [`HeadRows::attend`], over blocks in this format.
 pub(super) unsafe fn attend(rows: &HeadRows<'_>, next: Option<&HeadRows<'_>>, q: &[f32], out: *mut f32) {
     #[cfg(target_arch = "x86_64")]
-    if rows.count() >= tile_pass::LEAST_ROWS && tile_pass::available() {
-        // SAFETY: the caller's promise, and tiles are available.
+    if tile_pass::suits(rows) {
+        // SAFETY: the caller's promise.
         return unsafe { tile_pass::attend(rows, q, out) };
     }
     let next = next.map(Parts::of);
@@ -171,10 +172,7 @@ impl Pass<'_> {
                     byte_tile::score(instruction_set(), count, queries, keys, scores, context);
                 }
             });
-            let scales = part[layout.value_scales..].as_chunks().0;
-            for (value_scale, bytes) in value_scales.iter_mut().zip(scales) {
-                *value_scale = f32::from_ne_bytes(*bytes);
-            }
+            copy_scales(&part[layout.value_scales..], value_scales);
         }
     }
 

@@ -75,3 +75,10 @@ const MOST: f32 = 127.0;
 fn put_scale(scales: &mut [u8], token: usize, scale: f32) {
     scales.as_chunks_mut().0[token] = scale.to_ne_bytes();
 }
+
+/// Reads the scales of a block's tokens.
+pub(super) fn copy_scales(from: &[u8], to: &mut [f32; BLOCK_TOKENS]) {
+    for (scale, bytes) in to.iter_mut().zip(from.as_chunks().0) {
+        *scale = f32::from_ne_bytes(*bytes);
+    }
+}

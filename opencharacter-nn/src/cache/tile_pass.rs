@@ -23,7 +23,7 @@ use super::{
     attend::{HeadRows, at_least},
     byte_pass::{MOST_WORD, most_of_query},
     byte_tile::MOST_SUMMED,
-    bytes::{ByteBlock, Layout},
+    bytes::{ByteBlock, Layout, copy_scales},
 };
 use crate::{
     simd,
@@ -31,14 +31,21 @@ use crate::{
 };
 
 /// Fewest rows for which laying out keys and values for the tiles is worth while.
-pub(super) const LEAST_ROWS: usize = LINES;
+const LEAST_ROWS: usize = LINES;
+/// Most blocks of a sequence that are laid out: 8,192 tokens, which with heads of 64 inputs take 2 MB of each thread.
+const MOST_BLOCKS: usize = 8_192 / BLOCK_TOKENS;
 /// Blocks of tokens whose values are a tile.
 const BLOCKS: usize = LINE_BYTES / BLOCK_TOKENS;
 /// Tiles of values that may be added up in 32 bits.
 const MOST_TILES: usize = MOST_SUMMED / BLOCKS;
 
+/// Whether these rows are to be attended here: whichever way it is, their bits are the same.
+pub(super) fn suits(rows: &HeadRows<'_>) -> bool {
+    rows.count() >= LEAST_ROWS && rows.blocks().1.len() <= MOST_BLOCKS && available()
+}
+
 /// Whether this machine has what is needed, and its system lets this process use it.
-pub(super) fn available() -> bool {
+fn available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| simd::has_avx512() && has_tiles_of(TileType::Int8))
 }
@@ -70,7 +77,7 @@ thread_local! {
 struct Scratch {
     /// `[blocks][inputs / 64]`: lines of 4 inputs of each of 16 tokens. One block more where their number is odd.
     keys: Vec<Bytes>,
-    /// `[context / 64][columns / 16]`: lines of 4 tokens of each of 16 columns. One tile more where their number is odd.
+    /// `[context / 64][columns / 16]`: lines of 4 tokens of each of 16 columns; and one tile more.
     values: Vec<Bytes>,
     /// `[context]`.
     key_scales: Vec<f32>,
@@ -106,7 +113,7 @@ impl Scratch {
 /// Attention of `rows`, each over the tokens up to its own.
 ///
 /// # Safety
-/// As [`HeadRows::attend`], over blocks in this format; tiles are [`available`].
+/// As [`HeadRows::attend`], over blocks in this format; this way [`suits`] the rows.
 pub(super) unsafe fn attend(rows: &HeadRows<'_>, q: &[f32], out: *mut f32) {
     let geometry = rows.geometry;
     let (first_block, blocks) = rows.blocks();
@@ -309,13 +316,6 @@ impl Pass<'_> {
             }
             start = end;
         }
-    }
-}
-
-/// Reads 16 scales.
-fn copy_scales(from: &[u8], to: &mut [f32; BLOCK_TOKENS]) {
-    for (scale, bytes) in to.iter_mut().zip(from.as_chunks().0) {
-        *scale = f32::from_ne_bytes(*bytes);
     }
 }
 

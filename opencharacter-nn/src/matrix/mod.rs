@@ -16,7 +16,7 @@
 //! Which way a training step goes depends on the machine alone ([`Factor`]).
 //!
 //! Generation rounds activations where they meet quantised weights, and has two ways for that: sums of bytes
-//! ([`block_tile`]), and, for batches on processors with tiles for it, chains in bfloat16 ([`bfloat16`]).
+//! ([`block_tile`]), and, for prompts and batches on processors with tiles for it, chains in bfloat16 ([`bfloat16`]).
 //!
 //! The backward pass multiplies by the transposed matrix ([`Orientation::Transposed`]). Panels are turned in the same
 //! small buffer, once for many rows, instead of being kept a second time, which halves the memory of f32 weights.

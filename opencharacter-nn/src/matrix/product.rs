@@ -29,6 +29,8 @@ const BLOCK_ROWS: usize = 1024;
 /// cores with AVX2, in one run: 105 GFLOP/s for 256 inputs, 138 for 576). The other order, in which 192 inputs of one panel
 /// stay in the first-level cache and 96 rows pass, was no faster in a program of its own (Zen 3, both cores at work).
 const CHUNK: usize = 640;
+/// Fewest rows that are cut off where a pair of panels is unpacked for them.
+pub(super) const FEWEST_ROWS: usize = 128;
 /// Elements from one row to the next of a tile that was copied: a chunk, and a cache line that keeps rows from colliding.
 const NEAR_STRIDE: usize = CHUNK + PANEL;
 
@@ -238,7 +240,16 @@ impl<'a> Product<'a> {
         // Enough tasks that a thread which is held up costs little, few enough that each is worth its start: three times
         // as many f32 tasks made training 2 to 5% slower (Zen 4).
         let wanted = if 2 * rows * inner_total * features < 100_000 { 1 } else { team::threads() * 4 };
-        let row_blocks = rows.div_ceil(BLOCK_ROWS).max(wanted.div_ceil(panels).min(rows.div_ceil(24)));
+        // Many rows in bfloat16 meet one pair of panels after the other, so that is a task; rows are cut where there are more
+        // threads than pairs.
+        let by_pairs = matches!(terms.first(), Some(Term::Rounded { x, .. }) if x.meets_pair_after_pair());
+        let pairs = panels.div_ceil(2);
+        let row_blocks = if by_pairs {
+            (2 * team::threads()).div_ceil(pairs).min(rows / FEWEST_ROWS)
+        } else {
+            wanted.div_ceil(panels).min(rows.div_ceil(24))
+        };
+        let row_blocks = rows.div_ceil(BLOCK_ROWS).max(row_blocks);
         let step = match terms.first() {
             Some(Term::FixedPoint { .. }) => fixed_point::ROWS,
             Some(Term::Rounded { x, .. }) => x.step(),
@@ -248,14 +259,11 @@ impl<'a> Product<'a> {
         let wanted = match terms.first() {
             // A row alone waits for weights, and memory hands over few long runs of them faster than many short ones.
             Some(Term::Rounded { .. }) if rows == 1 => wanted / 2,
-            // Many rows in bfloat16 meet one pair of panels after the other, so that is a task.
-            #[cfg(target_arch = "x86_64")]
-            Some(Term::Rounded { x: RoundedRows::Bfloat16(_), .. }) if rows > bfloat16::ROWS => panels.div_ceil(2),
             // Rounded products are short: with twice as many tasks, threads wait less long for the last of them.
             Some(Term::Rounded { .. }) => 2 * wanted,
             _ => wanted,
         };
-        let groups = wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels);
+        let groups = if by_pairs { pairs } else { wanted.div_ceil(rows.div_ceil(block_rows).max(1)).clamp(1, panels) };
         // An even number: quantised panels lie in pairs.
         let group_size = panels.div_ceil(groups).next_multiple_of(2);
         let groups = panels.div_ceil(group_size);

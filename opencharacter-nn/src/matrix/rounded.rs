@@ -73,6 +73,15 @@ impl RoundedRows {
         }
     }
 
+    /// Whether all of these rows meet a pair of panels before the next one is looked at.
+    pub(super) fn meets_pair_after_pair(&self) -> bool {
+        match self {
+            Self::EightBits(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bfloat16(rows) => rows.shape().0 > bfloat16::ROWS,
+        }
+    }
+
     /// Rows that tasks are multiples of.
     pub(super) fn step(&self) -> usize {
         match self {

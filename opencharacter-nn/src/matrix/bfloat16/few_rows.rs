@@ -36,7 +36,7 @@ const APART: usize = COLUMNS * size_of::<f32>();
 /// `[rows][columns]`: results of neighbouring panels lie side by side, as they are stored afterwards. Stored 64 bytes at a
 /// time, they would drive each other out of the first-level cache: rows lie pages apart, often in the same few of its sets.
 #[repr(C, align(64))]
-pub(super) struct Sums(pub(super) [[f32; COLUMNS]; ROWS]);
+pub(super) struct Sums([[f32; COLUMNS]; ROWS]);
 
 /// The sums of at most 64 rows with some panels of one format, whole pairs: into `[rows][COLUMNS]`, or a part of it.
 ///
@@ -108,22 +108,22 @@ unsafe fn add_up_several<const FORMAT: u8, const COUNT: usize>(
                 let affine = affine::<FORMAT>(source, inverses);
                 tile!(load "tmm4", from, LINE_BYTES);
                 tile!(load "tmm5", tiles[0].0, LINE_BYTES);
-                tile!(multiply "tdpbf16ps", "tmm0", "tmm5", "tmm4");
+                tile!(multiply "tmm0", "tmm5", "tmm4");
                 prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 0);
                 unpack_group::<FORMAT>(source, 0, affine, out);
                 tile!(load "tmm6", tiles[1].0, LINE_BYTES);
-                tile!(multiply "tdpbf16ps", "tmm1", "tmm6", "tmm4");
+                tile!(multiply "tmm1", "tmm6", "tmm4");
                 prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 1);
                 unpack_group::<FORMAT>(source, 1, affine, out);
                 if COUNT > 2 {
                     tile!(load "tmm7", tiles[2].0, LINE_BYTES);
-                    tile!(multiply "tdpbf16ps", "tmm2", "tmm7", "tmm4");
+                    tile!(multiply "tmm2", "tmm7", "tmm4");
                 }
                 prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 2);
                 unpack_group::<FORMAT>(source, 2, affine, out);
                 if COUNT > 3 {
                     tile!(load "tmm5", tiles[3].0, LINE_BYTES);
-                    tile!(multiply "tdpbf16ps", "tmm3", "tmm5", "tmm4");
+                    tile!(multiply "tmm3", "tmm5", "tmm4");
                 }
                 prefetch::<_MM_HINT_T1>(source.wrapping_add(pair), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affine, out);
@@ -195,7 +195,7 @@ unsafe fn add_up_one<const FORMAT: u8>((rows, apart): RowTile, weights: &[Weight
                 tile!(load "tmm4", from, LINE_BYTES);
                 unpack_group::<FORMAT>(source, 1, affines[0], out);
                 prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 2);
-                tile!(multiply "tdpbf16ps", "tmm0", "tmm6", "tmm4");
+                tile!(multiply "tmm0", "tmm6", "tmm4");
                 unpack_group::<FORMAT>(source, 2, affines[0], out);
                 prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affines[0], out);
@@ -209,7 +209,7 @@ unsafe fn add_up_one<const FORMAT: u8>((rows, apart): RowTile, weights: &[Weight
                 tile!(load "tmm5", from.add(1), LINE_BYTES);
                 unpack_group::<FORMAT>(source, 1, affines[1], out.add(1));
                 prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 2);
-                tile!(multiply "tdpbf16ps", "tmm1", "tmm6", "tmm5");
+                tile!(multiply "tmm1", "tmm6", "tmm5");
                 unpack_group::<FORMAT>(source, 2, affines[1], out.add(1));
                 prefetch::<_MM_HINT_T0>(source.wrapping_add(AHEAD), bytes, 3);
                 unpack_group::<FORMAT>(source, 3, affines[1], out.add(1));

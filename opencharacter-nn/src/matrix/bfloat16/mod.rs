@@ -3,8 +3,9 @@
 //! Generation rounds activations where they meet quantised weights: to 8 bits
 //! ([`block_tile`](super::block_tile)) on most machines. One with these tiles multiplies bfloat16 several times as fast as
 //! bytes outside of them, and without a scale per block; there both factors are rounded to its 8 significant bits, which
-//! is half of the error. Which way it goes depends on the machine and on what an engine was made for
-//! ([`Activations`](super::Activations)), never on the rows beside a row. Texts of the two ways are not the same, bit for bit.
+//! is half of the error. Which way it goes depends on the machine, on what an engine was made for and, in one for a single
+//! sequence, on whether a token is a prompt's or an answer's ([`Activations`](super::Activations)); never on the rows beside a
+//! row. Texts of the two ways are not the same, bit for bit.
 //!
 //! **What an element is.** Inputs are taken 32 at a time, a block of the weights, as 16 pairs. Two chains of fused
 //! multiply-adds in f32, both from zero, add up the products of the pairs' first and second members; the element grows
@@ -28,7 +29,7 @@ mod tests;
 mod tiles;
 mod weights;
 
-use std::{array::from_fn, cell::RefCell, mem::MaybeUninit, ops::Range, sync::OnceLock};
+use std::{cell::RefCell, mem::MaybeUninit, ops::Range, sync::OnceLock};
 
 use super::{PANEL, blocks::BlockPanels, packed::GROUP};
 use crate::tile_registers::{TileType, has_tiles_of};
@@ -104,9 +105,7 @@ pub(super) unsafe fn multiply(
         *scales = scales_of_pair(blocks, pair);
     }
     let target = Target { out, stride: features, columns: features - panels.start * PANEL, scales: &scales };
-    // Both panels of the last pair, where only one is asked for.
-    let last = panels.end.next_multiple_of(2) - 1;
-    let weights: [Weights<'_>; GROUP] = from_fn(|place| Weights::new(blocks, (panels.start + place).min(last)));
+    let weights = Weights::of_group(blocks, panels);
     let weights = &weights[..panels.len().next_multiple_of(2)];
     if rows.len() <= few_rows::ROWS {
         let mut sums = MaybeUninit::<few_rows::Sums>::uninit();

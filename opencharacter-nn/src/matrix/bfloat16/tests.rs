@@ -5,7 +5,7 @@ use super::{
     super::{blocks::BlockFormat, packed::QuantisedMatrix},
     *,
 };
-use crate::tile_registers::Tiles;
+use crate::{team::Team, tile_registers::Tiles};
 
 const FORMATS: [BlockFormat; 3] = [BlockFormat::Q4_0, BlockFormat::Q4_1, BlockFormat::Q8_0];
 
@@ -212,5 +212,8 @@ fn gated_products_are_two_products_and_what_comes_between() {
             activate([&gates[of_row.clone()], &ups[of_row]], out);
         });
         assert!(found == expected, "{rows} rows, {inputs} inputs, {outputs} outputs");
+        // More threads than blocks of the result.
+        let many = Team::new(24).install(|| gated_product(&x, matrices, activate));
+        assert!(many == expected, "{rows} rows, {inputs} inputs, {outputs} outputs, 24 threads");
     }
 }

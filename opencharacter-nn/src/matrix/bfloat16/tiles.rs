@@ -1,12 +1,17 @@
-//! What products in the bfloat16 tiles share: the instructions, panels, and where results go.
+//! What products in the bfloat16 tiles share: panels, and how results are stored.
 
-use std::arch::x86_64::{__m512, _mm_prefetch, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps};
+use std::{
+    arch::x86_64::{__m512, _mm_prefetch, _mm512_load_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps},
+    array::from_fn,
+    ops::Range,
+};
 
 use super::{
     super::{
         PANEL,
         block_tile::{Q4_0, Q4_1},
         blocks::{BlockFormat, BlockPanels},
+        packed::GROUP,
     },
     Target,
     rows::Line,
@@ -28,6 +33,13 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// The panels of a group, which begins with a pair; where only one of the last pair is asked for, its partner as well, and
+    /// then that one again.
+    pub(super) fn of_group(blocks: &'a BlockPanels, panels: &Range<usize>) -> [Self; GROUP] {
+        let last = panels.end.next_multiple_of(2) - 1;
+        from_fn(|place| Self::new(blocks, (panels.start + place).min(last)))
+    }
+
     pub(super) fn new(blocks: &'a BlockPanels, panel: usize) -> Self {
         let pair = blocks.pair(panel / 2);
         assert!(pair.blocks() > 0, "there are inputs");

@@ -96,14 +96,10 @@ unsafe fn add_up_format<const FORMAT: u8>(
                 let (line, apart) = x.tile(row);
                 (line.wrapping_add(first * apart), apart)
             };
+            // Where the second tile does not exist, the first one is multiplied once more, for sums that nobody looks at.
+            let tiles = [tile(row), tile(if count > LINES { row + LINES } else { row })];
             // SAFETY: the caller's promise; the tiles have the chunk's blocks.
-            unsafe {
-                if count > LINES {
-                    add_chunk_of_two([tile(row), tile(row + LINES)], unpacked, chunk.len(), sums, first > 0);
-                } else {
-                    add_chunk_of_one(tile(row), unpacked, chunk.len(), sums, first > 0);
-                }
-            }
+            unsafe { add_chunk(tiles, unpacked, chunk.len(), sums, first > 0) };
             if chunk.end == steps {
                 give(sums, row, count);
             }
@@ -138,7 +134,7 @@ unsafe fn unpack_chunk<const FORMAT: u8>(weights: &[Weights<'_>; 2], chunk: Rang
 /// # Safety
 /// The tiles are configured; so many blocks lie in both tiles of rows, which are whole or followed by enough lines, and in
 /// `weights`.
-unsafe fn add_chunk_of_two(
+unsafe fn add_chunk(
     [(first, first_apart), (second, second_apart)]: [RowTile; 2],
     weights: *const [Step; 2],
     steps: usize,
@@ -189,51 +185,6 @@ unsafe fn add_chunk_of_two(
         tile!(store "tmm1", upper_right, APART);
         tile!(store "tmm2", lower_left, APART);
         tile!(store "tmm3", lower_right, APART);
-    }
-}
-
-/// As [`add_chunk_of_two`], where there is one tile of rows.
-///
-/// # Safety
-/// As [`add_chunk_of_two`].
-unsafe fn add_chunk_of_one(
-    (rows, apart): RowTile,
-    weights: *const [Step; 2],
-    steps: usize,
-    sums: &mut Sums,
-    go_on: bool,
-) {
-    let [left, right, ..] = corners(sums);
-    // SAFETY: the caller's promise; both corners are part of the sums.
-    unsafe {
-        if go_on {
-            tile!(load "tmm0", left, APART);
-            tile!(load "tmm1", right, APART);
-        } else {
-            tile!(zero "tmm0");
-            tile!(zero "tmm1");
-        }
-        asm!(
-            "2:",
-            spaced!("tileloaddt1 tmm4, [{rows} + {line}]"),
-            spaced!("tileloadd tmm6, [{weights} + {line}]"),
-            spaced!("tdpbf16ps tmm0, tmm4, tmm6"),
-            spaced!("tileloadd tmm7, [{weights} + {line} + 1024]"),
-            spaced!("tdpbf16ps tmm1, tmm4, tmm7"),
-            "add {weights}, 2048",
-            "add {rows}, {apart}",
-            "sub {steps}, 1",
-            "jnz 2b",
-            rows = inout(reg) rows => _,
-            apart = in(reg) apart * LINE_BYTES,
-            weights = inout(reg) weights => _,
-            steps = inout(reg) steps => _,
-            line = in(reg) LINE_BYTES,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-            options(nostack, readonly),
-        );
-        tile!(store "tmm0", left, APART);
-        tile!(store "tmm1", right, APART);
     }
 }
 
